@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "cut.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/bits.h"
+#include "base/park.h"
+
+void
+cut_part_free(struct cut_part *p)
+{
+	struct attached *a;
+
+	while ((a = p->views)) {
+		p->views = a->next;
+		attached_free(a);
+	}
+	if (p->epoch)
+		epoch_unref(p->epoch);
+	free(p);
+}
+
+void
+cut_clear(struct cut *c)
+{
+	struct cut_part *p;
+
+	while ((p = c->parts)) {
+		c->parts = p->next;
+		cut_part_free(p);
+	}
+}
+
+bool
+cut_has(const struct cut *c, const struct node *n)
+{
+	for (const struct cut_part *p = c->parts; p; p = p->next)
+		if (p->node == n)
+			return true;
+	return false;
+}
+
+static uint64_t
+now_ns(void)
+{
+	struct timespec t;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* The gate is closed and empty: rule 4 of node.h.  Pointers only. */
+static void
+apply(struct cut_part *p)
+{
+	struct node *n = p->node;
+	struct attached **tail = &n->views;
+	struct epoch *old;
+
+	if (p->epoch || p->stop) {
+		old = n->epoch;
+		n->epoch = p->epoch;
+		n->epoch_id = p->epoch_id;
+		p->epoch = old; /* freed later, when the gate is open */
+	}
+	while (*tail)
+		tail = &(*tail)->next;
+	*tail = p->views;
+	p->views = NULL;
+}
+
+/* Close every gate first and wait after that.  On failure *stuck is the node
+ * with the write that did not end.
+ */
+static bool
+close_all(struct cut *c, unsigned ms, struct node **stuck)
+{
+	uint64_t end = now_ns() + (uint64_t)ms * 1000000;
+
+	for (struct cut_part *p = c->parts; p; p = p->next) {
+		p->closed_ns = now_ns();
+		gate_close(&p->node->gate);
+	}
+	PARK("cut.closed");
+	for (struct cut_part *p = c->parts; p; p = p->next) {
+		uint64_t now = now_ns();
+		uint64_t left = now < end ? (end - now) / 1000000 : 0;
+
+		*stuck = p->node;
+		if (!gate_wait_empty(&p->node->gate, (unsigned)left + 1))
+			return false;
+	}
+	return true;
+}
+
+static void
+record(struct cut_stats *s, uint64_t ns)
+{
+	unsigned bar = 0;
+
+	while (bar < CUT_BARS - 1 && ns >= UINT64_C(1000) << bar)
+		bar++;
+	s->bars[bar]++;
+	s->max_closed_ns = max_u64(s->max_closed_ns, ns);
+}
+
+bool
+cut_commit(struct cut *c, unsigned ms, struct cut_stats *stats,
+	   uint64_t *closed_ns, struct err *e)
+{
+	struct node *stuck = NULL;
+	bool ok = close_all(c, ms, &stuck);
+
+	if (ok)
+		for (struct cut_part *p = c->parts; p; p = p->next)
+			apply(p);
+	PARK("cut.applied");
+	for (struct cut_part *p = c->parts; p; p = p->next) {
+		gate_open(&p->node->gate);
+		p->closed_ns = now_ns() - p->closed_ns;
+	}
+	*closed_ns = 0;
+	for (struct cut_part *p = c->parts; p; p = p->next) {
+		record(stats, p->closed_ns);
+		*closed_ns = max_u64(*closed_ns, p->closed_ns);
+	}
+	if (!ok)
+		return err_set(e, ERR_GENERIC, 0,
+			       "a write to node '%s' has been in flight for "
+			       "more than %u ms",
+			       stuck->name, ms);
+	stats->cuts++;
+	cut_clear(c);
+	return true;
+}

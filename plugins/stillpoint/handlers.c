@@ -1,0 +1,579 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What the data plane does for each message of schema/link.json.  Link thread,
+ * except for the functions that say "own thread".
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "link/image.h"
+#include "schema/link-commands.h"
+#include "server.h"
+
+/* How long a request of a guest may keep an export or a view from being taken
+ * away.
+ */
+#define REMOVE_MS 2000
+
+static bool
+find_node(struct link_call *call, const char *name, struct node **n,
+	  struct err *e)
+{
+	*n = table_node(server_table(call->server), name);
+	if (!*n || (*n)->closing)
+		return err_set(e, ERR_GENERIC, 0,
+			       "the data plane has no node '%s'", name);
+	return true;
+}
+
+/* --- hello ------------------------------------------------------------------- */
+
+static bool
+describe_views(const struct node *n, struct uint64_list *out)
+{
+	size_t count = 0, i = 0;
+
+	for (const struct attached *a = n->views; a; a = a->next)
+		count++;
+	out->v = calloc(count ? count : 1, sizeof out->v[0]);
+	if (!out->v)
+		return false;
+	for (const struct attached *a = n->views; a; a = a->next)
+		out->v[i++] = a->id;
+	out->n = count;
+	return true;
+}
+
+static bool
+describe_node(const struct node *n, struct link_hello *h)
+{
+	AUTO(link_node_info_free) struct link_node_info *i =
+		calloc(1, sizeof *i);
+
+	if (!i)
+		return false;
+	i->node = strdup(n->name);
+	i->has_epoch = n->epoch != NULL;
+	i->epoch = n->epoch_id;
+	if (!i->node || !describe_views(n, &i->views) ||
+	    !link_node_info_list_append(&h->nodes, i))
+		return false;
+	(void)steal(&i);
+	return true;
+}
+
+static bool
+describe_export(const struct export *x, struct link_hello *h)
+{
+	AUTO(link_export_info_free) struct link_export_info *i =
+		calloc(1, sizeof *i);
+
+	if (!i)
+		return false;
+	i->name = strdup(x->name);
+	i->node = strdup(x->node->name);
+	i->writable = x->writable;
+	i->connections = export_connections(x);
+	if (!i->name || !i->node ||
+	    !link_export_info_list_append(&h->exports, i))
+		return false;
+	(void)steal(&i);
+	return true;
+}
+
+static bool
+describe(struct link_call *call, struct link_hello *h)
+{
+	struct table *t = server_table(call->server);
+
+	for (const struct node *n = t->nodes; n; n = n->next)
+		if (!n->closing && !describe_node(n, h))
+			return false;
+	for (const struct export *x = t->exports; x; x = x->next)
+		if (!describe_export(x, h))
+			return false;
+	for (unsigned i = 0; i < server_listen_fds(call->server); i++)
+		if (!link_call_add_fd(call, 3 + (int)i))
+			return false;
+	return true;
+}
+
+bool
+link_hello(struct link_call *call, const struct link_hello_args *arg,
+	   struct link_hello **ret, struct err *e)
+{
+	AUTO(link_hello_free) struct link_hello *h = calloc(1, sizeof *h);
+
+	if (arg->version != LINK_VERSION)
+		return err_set(e, ERR_GENERIC, 0,
+			       "link version %" PRIu32 ", and we speak %u",
+			       arg->version, LINK_VERSION);
+	if (!h || !describe(call, h))
+		return err_set(e, ERR_GENERIC, ENOMEM,
+			       "cannot describe the data plane");
+	h->version = LINK_VERSION;
+	h->pid = getpid();
+	*ret = steal(&h);
+	return true;
+}
+
+/* --- views -------------------------------------------------------------------- */
+
+static void
+on_view_broken(void *opaque, int os)
+{
+	struct attached *a = opaque;
+
+	atomic_store(&a->broken, os);
+	server_wake(a->server);
+}
+
+static bool
+take_epoch(struct link_msg *m, uint32_t index, struct epoch **out,
+	   struct err *e)
+{
+	int fd;
+
+	return link_msg_take_fd(m, index, &fd, e) && epoch_open(fd, out, e);
+}
+
+static bool
+take_view(struct link_msg *m, uint32_t index, struct view **out,
+	  struct err *e)
+{
+	int fd;
+
+	return link_msg_take_fd(m, index, &fd, e) && view_open(fd, out, e);
+}
+
+/* The epochs that limit a view.  On failure those in @o are the caller's to
+ * give back.
+ */
+static bool
+take_masks(struct link_call *call, struct node *n, const struct link_view *v,
+	   struct cbw_options *o, struct err *e)
+{
+	if (v->masks.n + v->mask_open > ARRAY_SIZE(o->mask))
+		return err_set(e, ERR_GENERIC, 0, "a view has too many masks");
+	if (v->mask_open && !n->epoch)
+		return err_set(e, ERR_GENERIC, 0,
+			       "node '%s' has no open epoch", n->name);
+	for (size_t i = 0; i < v->masks.n; i++) {
+		if (!take_epoch(&call->msg, v->masks.v[i], &o->mask[o->n], e))
+			return false;
+		if (epoch_size(o->mask[o->n++]) != n->image->size)
+			return err_set(e, ERR_GENERIC, 0,
+				       "mask and node '%s' have different "
+				       "sizes",
+				       n->name);
+	}
+	if (v->mask_open)
+		o->mask[o->n++] = epoch_ref(n->epoch);
+	return true;
+}
+
+static bool
+geometry_ok(const struct node *n, const struct view *v, uint64_t unit,
+	    struct err *e)
+{
+	if (view_size(v) != n->image->size)
+		return err_set(e, ERR_GENERIC, 0,
+			       "view and node '%s' have different sizes",
+			       n->name);
+	if (unit < 512 || (unit & (unit - 1)))
+		return err_set(e, ERR_GENERIC, 0,
+			       "a view cannot have this unit");
+	return true;
+}
+
+/* Make a view ready to be attached. */
+static bool
+make_view(struct link_call *call, struct node *n, const struct link_view *v,
+	  struct attached **out, struct err *e)
+{
+	AUTO(attached_free) struct attached *a = calloc(1, sizeof *a);
+	AUTO(view_unref) struct view *states = NULL;
+	AUTO(close) int store = -1;
+	struct cbw_options o = { 0 };
+
+	if (!a)
+		return err_set(e, ERR_GENERIC, ENOMEM, "cannot attach a view");
+	if (!take_view(&call->msg, v->states, &states, e) ||
+	    !link_msg_take_fd(&call->msg, v->store, &store, e) ||
+	    !geometry_ok(n, states, v->unit, e))
+		return false;
+	if (!take_masks(call, n, v, &o, e)) {
+		while (o.n)
+			epoch_unref(o.mask[--o.n]);
+		return false;
+	}
+	a->id = v->id;
+	a->server = call->server;
+	o.view = steal(&states);
+	o.store = steal_fd(&store);
+	o.image = n->image;
+	o.unit = v->unit;
+	o.policy = v->break_guest_write ? CBW_BREAK_GUEST_WRITE :
+					  CBW_BREAK_SNAPSHOT;
+	o.timeout_ms = v->timeout_ms;
+	o.broken = on_view_broken;
+	o.opaque = a;
+	if (!cbw_new(&o, &a->cbw, e))
+		return false;
+	*out = steal(&a);
+	return true;
+}
+
+static bool
+make_views(struct link_call *call, struct node *n,
+	   const struct link_view_list *l, struct attached **out,
+	   struct err *e)
+{
+	for (size_t i = 0; i < l->n; i++) {
+		if (!make_view(call, n, l->v[i], out, e))
+			return false;
+		out = &(*out)->next;
+	}
+	return true;
+}
+
+bool
+link_view_close(struct link_call *call, const struct link_view_close_args *arg,
+		struct err *e)
+{
+	struct attached **p, *a;
+	struct node *n = NULL;
+
+	if (!find_node(call, arg->node, &n, e))
+		return false;
+	for (p = &n->views; *p && (*p)->id != arg->view; p = &(*p)->next)
+		;
+	a = *p;
+	if (!a)
+		return err_set(e, ERR_GENERIC, 0,
+			       "node '%s' has no view %" PRIu64, arg->node,
+			       arg->view);
+	/* from now on no write saves anything for it */
+	a->told = true;
+	cbw_give_up(a->cbw);
+	gate_close(&n->gate);
+	if (!gate_wait_empty(&n->gate, REMOVE_MS)) {
+		gate_open(&n->gate);
+		return err_set(e, ERR_GENERIC, 0,
+			       "a write to node '%s' does not end", arg->node);
+	}
+	*p = a->next;
+	gate_open(&n->gate);
+	attached_free(a);
+	return true;
+}
+
+/* --- nodes -------------------------------------------------------------------- */
+
+struct node_open {
+	struct link_node_open_args *arg; /* owned */
+	struct block *image;		 /* owned, or NULL: @e */
+	struct err e;
+};
+
+/* Own thread: an NBD server may take its time. */
+static void
+open_image(struct link_call *call)
+{
+	struct node_open *op = call->state;
+
+	if (!link_image_open(op->arg->image, &call->msg, &op->image, &op->e))
+		op->image = NULL;
+}
+
+static bool
+make_node(struct link_call *call, struct node_open *op, struct node **out,
+	  struct err *e)
+{
+	const struct link_node_open_args *arg = op->arg;
+	AUTO(node_free) struct node *n = node_new(arg->node, op->image);
+
+	if (!n)
+		return err_set(e, ERR_GENERIC, ENOMEM, "cannot open '%s'",
+			       arg->node);
+	op->image = NULL;
+	if (arg->epoch) {
+		if (!take_epoch(&call->msg, arg->epoch->fd, &n->epoch, e))
+			return false;
+		n->epoch_id = arg->epoch->id;
+		if (epoch_size(n->epoch) != n->image->size)
+			return err_set(e, ERR_GENERIC, 0,
+				       "epoch and node '%s' have different "
+				       "sizes",
+				       arg->node);
+	}
+	if (!make_views(call, n, &arg->views, &n->views, e))
+		return false;
+	*out = steal(&n);
+	return true;
+}
+
+static void
+node_opened(struct link_call *call)
+{
+	struct table *t = server_table(call->server);
+	struct node_open *op = call->state;
+	struct link_node_opened ret = { 0 };
+	struct node *n = NULL;
+
+	if (op->image && table_node(t, op->arg->node))
+		(void)err_set(&op->e, ERR_GENERIC, 0,
+			      "the data plane has a node '%s' already",
+			      op->arg->node);
+	else if (op->image && make_node(call, op, &n, &op->e)) {
+		table_add_node(t, n);
+		ret.size = n->image->size;
+		link_node_open_return(call, &ret);
+		call = NULL;
+	}
+	if (call)
+		link_call_fail(call, &op->e);
+	if (op->image)
+		block_free(op->image);
+	link_node_open_args_free(op->arg);
+	free(op);
+}
+
+void
+link_node_open(struct link_call *call, struct link_node_open_args *arg)
+{
+	struct node_open *op = calloc(1, sizeof *op);
+	struct err e = ERR_INIT;
+
+	if (op) {
+		op->arg = arg;
+		call->state = op;
+		call->finish = node_opened;
+		if (server_run(call, open_image))
+			return;
+	}
+	(void)err_set(&e, ERR_GENERIC, ENOMEM, "cannot open '%s'", arg->node);
+	link_call_fail(call, &e);
+	link_node_open_args_free(arg);
+	free(op);
+}
+
+/* Own thread: closing flushes. */
+static void
+close_image(struct link_call *call)
+{
+	struct node *n = call->state;
+
+	(void)node_flush(n);
+	node_free(n);
+}
+
+static void
+node_closed(struct link_call *call)
+{
+	link_node_close_return(call);
+}
+
+void
+link_node_close(struct link_call *call, struct link_node_close_args *arg)
+{
+	AUTO(link_node_close_args_free) struct link_node_close_args *own = arg;
+	struct err e = ERR_INIT;
+	struct node *n = NULL;
+
+	if (!find_node(call, arg->node, &n, &e)) {
+		link_call_fail(call, &e);
+		return;
+	}
+	if (n->exports || cut_has(server_cut(call->server), n)) {
+		(void)err_set(&e, ERR_GENERIC, 0, "node '%s' is in use",
+			      arg->node);
+		link_call_fail(call, &e);
+		return;
+	}
+	table_remove_node(server_table(call->server), n);
+	call->state = n;
+	call->finish = node_closed;
+	if (server_run(call, close_image))
+		return;
+	table_add_node(server_table(call->server), n);
+	(void)err_set(&e, ERR_GENERIC, ENOMEM, "cannot close '%s'", arg->node);
+	link_call_fail(call, &e);
+}
+
+bool
+link_node_descriptor(struct link_call *call,
+		     const struct link_node_descriptor_args *arg,
+		     struct err *e)
+{
+	struct node *n = NULL;
+	int fd;
+
+	if (!find_node(call, arg->node, &n, e))
+		return false;
+	fd = block_fd(n->image);
+	if (fd >= 0 && !link_call_add_fd(call, fd))
+		return err_set(e, ERR_GENERIC, EMFILE,
+			       "cannot send the image of '%s'", arg->node);
+	return true;
+}
+
+/* --- exports ------------------------------------------------------------------- */
+
+bool
+link_export_add(struct link_call *call, const struct link_export_add_args *arg,
+		struct err *e)
+{
+	struct node *n = NULL;
+
+	return find_node(call, arg->node, &n, e) &&
+	       table_add_export(server_table(call->server), arg->name,
+				arg->description, n,
+				arg->writable && !n->image->read_only, e);
+}
+
+bool
+link_export_del(struct link_call *call, const struct link_export_del_args *arg,
+		struct err *e)
+{
+	struct table *t = server_table(call->server);
+	struct export *x = table_export(t, arg->name);
+
+	if (!x)
+		return err_set(e, ERR_GENERIC, 0,
+			       "the data plane has no export '%s'", arg->name);
+	if (!arg->hard && export_connections(x))
+		return err_set(e, ERR_GENERIC, EBUSY,
+			       "export '%s' still in use", arg->name);
+	if (!table_remove_export(t, x, REMOVE_MS))
+		return err_set(e, ERR_GENERIC, 0,
+			       "a request to export '%s' does not end",
+			       arg->name);
+	return true;
+}
+
+/* --- cuts ---------------------------------------------------------------------- */
+
+static bool
+make_part(struct link_call *call, const struct link_cut_prepare_args *arg,
+	  struct cut_part **out, struct err *e)
+{
+	AUTO(cut_part_free) struct cut_part *p = calloc(1, sizeof *p);
+
+	if (!p)
+		return err_set(e, ERR_GENERIC, ENOMEM, "cannot prepare a cut");
+	if (!find_node(call, arg->node, &p->node, e))
+		return false;
+	p->stop = arg->stop;
+	if (arg->epoch) {
+		p->epoch_id = arg->epoch->id;
+		if (!take_epoch(&call->msg, arg->epoch->fd, &p->epoch, e))
+			return false;
+		if (epoch_size(p->epoch) != p->node->image->size)
+			return err_set(e, ERR_GENERIC, 0,
+				       "epoch and node '%s' have different "
+				       "sizes",
+				       arg->node);
+	}
+	for (size_t i = 0; i < arg->views.n; i++)
+		if (arg->views.v[i]->mask_open && !p->epoch && !p->stop)
+			return err_set(e, ERR_GENERIC, 0,
+				       "a view's mask would stay open");
+	if (!make_views(call, p->node, &arg->views, &p->views, e))
+		return false;
+	*out = steal(&p);
+	return true;
+}
+
+bool
+link_cut_prepare(struct link_call *call,
+		 const struct link_cut_prepare_args *arg, struct err *e)
+{
+	struct cut *c = server_cut(call->server);
+	struct cut_part *p = NULL;
+
+	if (c->parts && c->id != arg->cut)
+		return err_set(e, ERR_GENERIC, 0,
+			       "another cut is being prepared");
+	if (!make_part(call, arg, &p, e))
+		return false;
+	if (cut_has(c, p->node)) {
+		cut_part_free(p);
+		return err_set(e, ERR_GENERIC, 0,
+			       "node '%s' has a part in this cut already",
+			       arg->node);
+	}
+	c->id = arg->cut;
+	p->next = c->parts;
+	c->parts = p;
+	return true;
+}
+
+bool
+link_cut_commit(struct link_call *call, const struct link_cut_commit_args *arg,
+		struct link_cut_result **ret, struct err *e)
+{
+	struct cut *c = server_cut(call->server);
+	AUTO(link_cut_result_free) struct link_cut_result *r =
+		calloc(1, sizeof *r);
+
+	if (!r)
+		return err_set(e, ERR_GENERIC, ENOMEM, "cannot cut");
+	if (!c->parts || c->id != arg->cut)
+		return err_set(e, ERR_GENERIC, 0, "no such cut is prepared");
+	if (!cut_commit(c, arg->timeout_ms, server_stats(call->server),
+			&r->closed_ns, e)) {
+		cut_clear(c);
+		return false;
+	}
+	*ret = steal(&r);
+	return true;
+}
+
+bool
+link_cut_abort(struct link_call *call, const struct link_cut_abort_args *arg,
+	       struct err *e)
+{
+	struct cut *c = server_cut(call->server);
+
+	(void)e;
+	if (c->id == arg->cut)
+		cut_clear(c);
+	return true;
+}
+
+static bool
+add_bar(struct link_cut_stats *s, unsigned bar, uint64_t count)
+{
+	struct link_cut_bucket *b = calloc(1, sizeof *b);
+
+	if (!b)
+		return false;
+	b->below_ns = bar == CUT_BARS - 1 ? UINT64_MAX : UINT64_C(1000) << bar;
+	b->count = count;
+	if (link_cut_bucket_list_append(&s->histogram, b))
+		return true;
+	free(b);
+	return false;
+}
+
+bool
+link_cut_stats(struct link_call *call, struct link_cut_stats **ret,
+	       struct err *e)
+{
+	const struct cut_stats *from = server_stats(call->server);
+	AUTO(link_cut_stats_free) struct link_cut_stats *s =
+		calloc(1, sizeof *s);
+	bool ok = s != NULL;
+
+	for (unsigned i = 0; ok && i < CUT_BARS; i++)
+		ok = add_bar(s, i, from->bars[i]);
+	if (!ok)
+		return err_set(e, ERR_GENERIC, ENOMEM, "cannot report");
+	s->cuts = from->cuts;
+	s->max_closed_ns = from->max_closed_ns;
+	*ret = steal(&s);
+	return true;
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "node.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/park.h"
+
+void
+attached_free(struct attached *a)
+{
+	if (a->cbw)
+		cbw_free(a->cbw);
+	free(a);
+}
+
+struct node *
+node_new(const char *name, struct block *image)
+{
+	struct node *n = aligned_alloc(_Alignof(struct node), sizeof *n);
+
+	if (!n)
+		return NULL;
+	memset(n, 0, sizeof *n);
+	n->name = strdup(name);
+	if (!n->name) {
+		free(n);
+		return NULL;
+	}
+	n->image = image;
+	gate_init(&n->gate);
+	return n;
+}
+
+void
+node_free(struct node *n)
+{
+	struct attached *a;
+
+	while ((a = n->views)) {
+		n->views = a->next;
+		attached_free(a);
+	}
+	if (n->epoch)
+		epoch_unref(n->epoch);
+	block_free(n->image);
+	gate_destroy(&n->gate);
+	free(n->name);
+	free(n);
+}
+
+/* Rules 2 and 3; inside the gate. */
+static int
+before_change(struct node *n, uint64_t off, uint64_t len)
+{
+	if (n->epoch)
+		epoch_set(n->epoch, off, len);
+	PARK("node.tracked");
+	for (struct attached *a = n->views; a; a = a->next) {
+		int r = cbw_before_write(a->cbw, off, len);
+
+		if (unlikely(r))
+			return r;
+	}
+	PARK("node.saved");
+	return 0;
+}
+
+static int
+then_flush(struct node *n, int r, bool fua)
+{
+	return r || !fua ? r : block_flush(n->image);
+}
+
+int
+node_pread(struct node *n, void *buf, size_t len, uint64_t off)
+{
+	return block_pread(n->image, buf, len, off);
+}
+
+int
+node_pwrite(struct node *n, const void *buf, size_t len, uint64_t off,
+	    bool fua)
+{
+	unsigned ticket = gate_enter(&n->gate);
+	int r = before_change(n, off, len);
+
+	if (!r)
+		r = block_pwrite(n->image, buf, len, off);
+	PARK("node.written");
+	gate_leave(&n->gate, ticket);
+	return then_flush(n, r, fua);
+}
+
+int
+node_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags, bool fua)
+{
+	unsigned ticket = gate_enter(&n->gate);
+	int r = before_change(n, off, len);
+
+	if (!r)
+		r = block_zero(n->image, off, len, flags);
+	gate_leave(&n->gate, ticket);
+	return then_flush(n, r, fua);
+}
+
+/* A discard that the image drops ("discard": "ignore") changes nothing. */
+int
+node_discard(struct node *n, uint64_t off, uint64_t len, bool fua)
+{
+	unsigned ticket;
+	int r;
+
+	if (!n->image->discard_unmap)
+		return then_flush(n, 0, fua);
+	ticket = gate_enter(&n->gate);
+	r = before_change(n, off, len);
+	if (!r)
+		r = block_discard(n->image, off, len);
+	gate_leave(&n->gate, ticket);
+	return then_flush(n, r, fua);
+}
+
+int
+node_flush(struct node *n)
+{
+	return block_flush(n->image);
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * plugins/stillpoint: the data plane.  It serves guests through nbdkit, and
+ * does what stillpointd asks for over the link.  It may use base, json, block,
+ * tracking, view and link.  Nothing in here aborts because of what a guest, a
+ * full disk, a full memory or a dead daemon does.
+ *
+ * node.h: an image that guests write to.  A write passes through in this
+ * order, and the order is the guarantee (each rule has a test of its name in
+ * tests/unit/test-node.c):
+ *
+ * 1. Every change goes through the gate, and all of it happens inside.
+ * 2. The bits are set in the open epoch before the image changes.
+ * 3. Every attached view has saved what it needs before the image changes.
+ * 4. Epoch and views change only while the gate is closed and empty.
+ * 5. Flushes and reads do not pass the gate: they change nothing.
+ */
+#ifndef PLUGIN_NODE_H
+#define PLUGIN_NODE_H
+
+#include "block/block.h"
+#include "tracking/epoch.h"
+#include "tracking/gate.h"
+#include "view/cbw.h"
+
+struct node;
+struct server;
+
+/* A view while it is attached.  Made by the link's thread before the cut. */
+struct attached {
+	struct attached *next;
+	uint64_t id;
+	struct server *server; /* borrowed: whom to wake */
+	struct cbw *cbw;       /* owned */
+	_Atomic int broken; /* errno value; told to stillpointd when set */
+	bool told;
+};
+
+void attached_free(struct attached *a);
+DEFINE_CLEANUP(struct attached, attached_free);
+
+struct node {
+	struct node *next;   /* in the table; link thread */
+	char *name;	     /* owned */
+	struct block *image; /* owned */
+	struct gate gate;
+	/* Changed only while the gate is closed (rule 4). */
+	struct epoch *epoch; /* reference owned, or NULL: nothing to record */
+	uint64_t epoch_id;
+	struct attached *views; /* owned */
+	unsigned exports;	/* how many refer to it; link thread */
+	bool closing;		/* link thread */
+};
+
+/* @image is consumed on success. */
+struct node *node_new(const char *name, struct block *image);
+
+/* Nobody uses it any more.  Closes the image; may block. */
+void node_free(struct node *n);
+DEFINE_CLEANUP(struct node, node_free);
+
+/* --- guest threads; each returns 0 or an errno value ----------------------- */
+
+int node_pread(struct node *n, void *buf, size_t len, uint64_t off);
+int node_pwrite(struct node *n, const void *buf, size_t len, uint64_t off,
+		bool fua);
+int node_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags,
+	      bool fua);
+int node_discard(struct node *n, uint64_t off, uint64_t len, bool fua);
+int node_flush(struct node *n);
+
+#endif

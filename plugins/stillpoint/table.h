@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The data plane's tables: nodes by name, and exports by name.  The link's
+ * thread changes them; nbdkit's threads look exports up.
+ */
+#ifndef PLUGIN_TABLE_H
+#define PLUGIN_TABLE_H
+
+#include "node.h"
+
+/* What a guest connects to.  Every request of a guest passes the export's own
+ * gate, so that an export can be taken away while clients are connected:
+ * behind the closed gate @node becomes NULL, and requests fail from then on.
+ */
+struct export {
+	struct export *next;
+	char *name;	   /* owned */
+	char *description; /* owned, or NULL */
+	bool writable;
+	struct gate users;
+	struct node *node; /* borrowed; NULL once the export is gone */
+	_Atomic unsigned refs; /* the table's and one for each connection */
+};
+
+struct table {
+	struct mtx lock; /* LOCK_DEVICES: the two lists' links */
+	struct node *nodes;
+	struct export *exports;
+};
+
+void table_init(struct table *t);
+
+/* --- link thread ------------------------------------------------------------ */
+
+struct node *table_node(struct table *t, const char *name);
+void table_add_node(struct table *t, struct node *n);
+void table_remove_node(struct table *t, struct node *n);
+
+/* False with *e: such a name exists, or no memory. */
+bool table_add_export(struct table *t, const char *name,
+		      const char *description, struct node *n, bool writable,
+		      struct err *e) MUST_CHECK;
+struct export *table_export(struct table *t, const char *name);
+
+/* How many clients are connected. */
+unsigned export_connections(const struct export *x);
+
+/* Take the export away.  False: its requests did not end within @ms. */
+bool table_remove_export(struct table *t, struct export *x, unsigned ms);
+
+/* --- any thread ------------------------------------------------------------- */
+
+/* A reference, or NULL. */
+struct export *table_connect(struct table *t, const char *name);
+void export_unref(struct export *x);
+
+/* Call @each for every export under the table's lock; stops when it returns
+ * false.
+ */
+bool table_each_export(struct table *t,
+		       bool (*each)(const struct export *x, void *opaque),
+		       void *opaque);
+
+#endif

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * block: image drivers behind one interface.  An opened image is a struct
+ * block; drivers are file (regular files and host block devices), raw (a
+ * window on another image), null-co and nbd (an image on an NBD server).
+ * Both programs link this folder.  It may use base only; libnbd is used in
+ * nbd.c alone.
+ *
+ * All functions that work on an opened image may be called by any number of
+ * threads at once ("any") and return 0 or a positive errno value.  Offsets
+ * and lengths are bytes; a caller keeps requests inside [0, size).  Nothing
+ * here aborts when memory is gone.
+ */
+#ifndef BLOCK_BLOCK_H
+#define BLOCK_BLOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+
+struct block;
+
+/* What block_extent() says of a run, in the words of NBD's base:allocation. */
+enum block_extent_flags {
+	BLOCK_DATA = 0,
+	BLOCK_HOLE = 1, /* not allocated */
+	BLOCK_ZERO = 2, /* reads as zeroes */
+};
+
+enum block_zero_flags {
+	BLOCK_ZERO_MAY_UNMAP = 1, /* a hole is welcome */
+	BLOCK_ZERO_FAST = 2, /* ENOTSUP rather than as slow as writing */
+};
+
+struct block_ops {
+	const char *name; /* QEMU's driver name */
+	void (*free)(struct block *b);
+	int (*pread)(struct block *b, void *buf, size_t len, uint64_t off);
+	int (*pwrite)(struct block *b, const void *buf, size_t len,
+		      uint64_t off);
+	int (*zero)(struct block *b, uint64_t off, uint64_t len,
+		    unsigned flags);
+	int (*discard)(struct block *b, uint64_t off, uint64_t len);
+	int (*flush)(struct block *b);
+	/* Describe the run at @off: @n <= @len bytes of it, and its flags. */
+	int (*extent)(struct block *b, uint64_t off, uint64_t len, uint64_t *n,
+		      unsigned *flags);
+	/* Optional: read ahead. */
+	int (*cache)(struct block *b, uint64_t off, uint64_t len);
+	/* Optional: the descriptor that carries the image lock; borrowed. */
+	int (*fd)(const struct block *b);
+};
+
+/* Drivers embed this as their first member; others read its fields only. */
+struct block {
+	const struct block_ops *ops;
+	uint64_t size;	      /* bytes, a multiple of 512 */
+	uint32_t min_block;   /* request alignment: 1 or a power of two */
+	uint32_t pref_block;  /* preferred request size */
+	bool read_only;
+	bool rotational;
+	bool discard_unmap;   /* "discard": "unmap"; else discards are dropped */
+	bool detect_zeroes;   /* "detect-zeroes": "on" or "unmap" */
+	bool detect_unmap;    /* "detect-zeroes": "unmap" */
+	bool no_flush;	      /* "cache": {"no-flush": true} */
+	bool coherent;	      /* another open of this image sees what was
+			       * acknowledged here (false: after a flush) */
+};
+
+/* Frees the driver's object and closes what it owns. */
+void block_free(struct block *b);
+DEFINE_CLEANUP(struct block, block_free);
+
+int block_pread(struct block *b, void *buf, size_t len, uint64_t off);
+/* Applies detect-zeroes. */
+int block_pwrite(struct block *b, const void *buf, size_t len, uint64_t off);
+int block_zero(struct block *b, uint64_t off, uint64_t len, unsigned flags);
+/* Succeeds without an effect unless discard_unmap. */
+int block_discard(struct block *b, uint64_t off, uint64_t len);
+int block_flush(struct block *b);
+int block_extent(struct block *b, uint64_t off, uint64_t len, uint64_t *n,
+		 unsigned *flags);
+int block_cache(struct block *b, uint64_t off, uint64_t len);
+/* The descriptor that carries the image lock, or -1; borrowed. */
+int block_fd(const struct block *b);
+
+/* --- file: regular files and host block devices ------------------------- */
+
+struct block_file_options {
+	int fd;		   /* consumed, also on failure */
+	bool read_only;
+	bool direct;	   /* the descriptor has O_DIRECT */
+	const char *name;  /* for messages; borrowed for the call */
+};
+
+/* Sizes that are not a multiple of 512 are rounded up; what lies beyond the
+ * end of the file reads as zeroes.
+ */
+bool block_file_open(const struct block_file_options *o, struct block **out,
+		     struct err *e) MUST_CHECK;
+
+/* --- raw: a window [offset, offset + size) on @file ---------------------- */
+
+/* @file is consumed, also on failure.  @has_size false: to the end. */
+bool block_raw_open(struct block *file, uint64_t offset, bool has_size,
+		    uint64_t size, struct block **out, struct err *e)
+	MUST_CHECK;
+
+/* --- null-co -------------------------------------------------------------- */
+
+bool block_null_open(uint64_t size, uint64_t latency_ns, struct block **out,
+		     struct err *e) MUST_CHECK;
+
+/* --- nbd: an image on an NBD server ---------------------------------------- */
+
+struct block_nbd_options {
+	const char *unix_path;	/* or NULL: host and port */
+	const char *host, *port;
+	const char *export_name; /* "" is the default export */
+	bool tls;
+	const char *tls_certificates; /* directory, or NULL */
+	const char *tls_psk_file;     /* or NULL */
+	const char *tls_username;     /* or NULL */
+	const char *tls_hostname;     /* name to verify, or NULL: the host */
+	bool read_only;
+	unsigned reconnect_delay_s; /* 0: requests fail at once when the
+				     * server is gone */
+	unsigned open_timeout_s;    /* 0: one try */
+	unsigned connections;	    /* at most; 1..16.  Used when the server
+				     * says multi-conn */
+};
+
+/* Connects (blocks; call it from a worker thread).  Messages begin with
+ * "Failed to connect to 'host:port': ".
+ */
+bool block_nbd_open(const struct block_nbd_options *o, struct block **out,
+		    struct err *e) MUST_CHECK;
+
+#endif

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The raw driver: a window on another image, all of it by default.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/bits.h"
+#include "block/block.h"
+
+struct raw {
+	struct block block;
+	struct block *file; /* owned */
+	uint64_t offset;
+};
+
+static struct raw *
+to_raw(struct block *b)
+{
+	return container_of(b, struct raw, block);
+}
+
+static void
+raw_free(struct block *b)
+{
+	struct raw *r = to_raw(b);
+
+	block_free(r->file);
+	free(r);
+}
+
+static int
+raw_pread(struct block *b, void *buf, size_t len, uint64_t off)
+{
+	struct raw *r = to_raw(b);
+
+	return block_pread(r->file, buf, len, off + r->offset);
+}
+
+static int
+raw_pwrite(struct block *b, const void *buf, size_t len, uint64_t off)
+{
+	struct raw *r = to_raw(b);
+
+	return block_pwrite(r->file, buf, len, off + r->offset);
+}
+
+static int
+raw_zero(struct block *b, uint64_t off, uint64_t len, unsigned flags)
+{
+	struct raw *r = to_raw(b);
+
+	return block_zero(r->file, off + r->offset, len, flags);
+}
+
+static int
+raw_discard(struct block *b, uint64_t off, uint64_t len)
+{
+	struct raw *r = to_raw(b);
+
+	return block_discard(r->file, off + r->offset, len);
+}
+
+static int
+raw_flush(struct block *b)
+{
+	return block_flush(to_raw(b)->file);
+}
+
+static int
+raw_extent(struct block *b, uint64_t off, uint64_t len, uint64_t *n,
+	   unsigned *flags)
+{
+	struct raw *r = to_raw(b);
+
+	return block_extent(r->file, off + r->offset, len, n, flags);
+}
+
+static int
+raw_cache(struct block *b, uint64_t off, uint64_t len)
+{
+	struct raw *r = to_raw(b);
+
+	return block_cache(r->file, off + r->offset, len);
+}
+
+static int
+raw_fd(const struct block *b)
+{
+	return block_fd(container_of(b, const struct raw, block)->file);
+}
+
+static const struct block_ops raw_ops = {
+	.name = "raw",
+	.free = raw_free,
+	.pread = raw_pread,
+	.pwrite = raw_pwrite,
+	.zero = raw_zero,
+	.discard = raw_discard,
+	.flush = raw_flush,
+	.extent = raw_extent,
+	.cache = raw_cache,
+	.fd = raw_fd,
+};
+
+bool
+block_raw_open(struct block *file, uint64_t offset, bool has_size,
+	       uint64_t size, struct block **out, struct err *e)
+{
+	AUTO(block_free) struct block *own = file;
+	struct raw *r;
+
+	if (!has_size)
+		size = offset <= own->size ? own->size - offset : 0;
+	if (!range_fits(offset, size, own->size))
+		return err_set(e, ERR_GENERIC, 0,
+			       "The sum of offset (%" PRIu64
+			       ") and size (%" PRIu64
+			       ") has to be smaller or equal to the actual "
+			       "size of the containing file (%" PRIu64 ")",
+			       offset, size, own->size);
+	if (size % 512)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Specified size is not multiple of 512");
+	r = calloc(1, sizeof *r);
+	if (!r)
+		return err_set(e, ERR_GENERIC, ENOMEM, "cannot open raw");
+	r->block = *own;
+	r->block.ops = &raw_ops;
+	r->block.size = size;
+	r->file = steal(&own);
+	r->offset = offset;
+	*out = &r->block;
+	return true;
+}

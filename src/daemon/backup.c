@@ -1,0 +1,584 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The backup job: from the arguments of blockdev-backup to a stream from a
+ * view to a target, and what becomes of the bitmap.
+ *
+ * The order of the checks is QEMU's; clients see the first that fails.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/log.h"
+#include "daemon/daemon.h"
+#include "daemon/plane.h"
+#include "daemon/qmp-server.h"
+#include "daemon/transaction.h"
+#include "schema/qmp-commands.h"
+#include "stream/stream.h"
+
+struct backup {
+	struct job job;
+	struct node *source, *target; /* borrowed: both are in use by us */
+	struct bitmap *bitmap;	      /* borrowed: it is busy; or NULL */
+	enum bitmap_sync_mode mode;
+	struct epoch_set taken; /* of the bitmap, up to the cut */
+	struct view_file *view; /* owned */
+	struct stream *stream;	/* owned; NULL before the start */
+	uint64_t cluster, offset, len;
+	unsigned max_lanes;
+	struct err start_error;
+	struct task start_failed;
+};
+
+/* A job's arguments with names resolved. */
+struct plan {
+	const struct blockdev_backup *a;
+	struct node *source, *target;
+	struct bitmap *bitmap;
+	enum mirror_sync_mode sync; /* incremental has become bitmap */
+	enum bitmap_sync_mode mode;
+	uint64_t cluster;
+};
+
+static struct backup *
+to_backup(const struct job *j)
+{
+	return container_of(j, struct backup, job);
+}
+
+/* --- the job ----------------------------------------------------------------------- */
+
+static void
+on_stream_done(struct stream *s, void *opaque)
+{
+	const struct stream_result *r = stream_result(s);
+	struct backup *b = opaque;
+	struct err e = ERR_INIT;
+	bool source = r->side == STREAM_SOURCE;
+
+	stream_progress(s, &b->offset, &b->len);
+	if (!err_is_set(&r->error)) {
+		log_debug("job '%s': %" PRIu64 " bytes sent, %" PRIu64
+			  " zeroed, %" PRIu64 " requests, %u lanes",
+			  b->job.id, r->bytes_sent, r->bytes_zeroed,
+			  r->requests, r->lanes);
+		job_completed(&b->job, NULL);
+		return;
+	}
+	log_error("job '%s': %s", b->job.id, r->error.msg);
+	qmp_event_block_job_error(qmp_server_events(b->job.d->qmp), b->job.id,
+				  source ? IO_OPERATION_TYPE_READ :
+					   IO_OPERATION_TYPE_WRITE,
+				  BLOCK_ERROR_ACTION_REPORT);
+	/* what QEMU's clients know how to tell apart is said in QEMU's words */
+	if (r->error.os == EIO || r->error.os == ENOSPC)
+		(void)err_set(&e, ERR_GENERIC, 0, "%s",
+			      strerror(r->error.os));
+	else
+		e = r->error;
+	job_completed(&b->job, &e);
+}
+
+static void
+on_start_failed(struct task *t)
+{
+	struct backup *b = container_of(t, struct backup, start_failed);
+
+	job_completed(&b->job, &b->start_error);
+}
+
+static void
+backup_start(struct job *j)
+{
+	struct backup *b = to_backup(j);
+	struct stream_options o = {
+		.loop = &j->d->loop,
+		.reader = &b->view->reader,
+		.size = b->source->size,
+		.copy = b->view->reader.mask,
+		.cluster = b->cluster,
+		.target = b->target->target,
+		.speed = j->speed,
+		.max_lanes = b->max_lanes,
+		.name = j->id,
+		.opaque = b,
+		.done = on_stream_done,
+	};
+
+	if (stream_start(&o, &b->stream, &b->start_error))
+		return;
+	b->stream = NULL;
+	b->start_failed.fn = on_start_failed;
+	loop_defer(&j->d->loop, &b->start_failed);
+}
+
+static void
+backup_cancel(struct job *j)
+{
+	struct backup *b = to_backup(j);
+
+	if (b->stream)
+		stream_cancel(b->stream);
+}
+
+static void
+backup_set_speed(struct job *j)
+{
+	struct backup *b = to_backup(j);
+
+	if (b->stream)
+		stream_set_speed(b->stream, j->speed);
+}
+
+static void
+backup_progress(const struct job *j, uint64_t *offset, uint64_t *len)
+{
+	const struct backup *b = to_backup(j);
+
+	*offset = b->offset;
+	*len = b->len;
+	if (b->stream && !j->ended)
+		stream_progress(b->stream, offset, len);
+}
+
+/* --- the outcome --------------------------------------------------------------------- */
+
+/* Mark in @to what the consumer of the view does not have. */
+static void
+mark_missing(const struct view_file *v, struct epoch *to)
+{
+	const struct dirty *copy = &v->reader.mask;
+	uint64_t at = 0, start, end;
+
+	while (dirty_next(copy, at, &start, &end)) {
+		for (at = start; at < end;) {
+			uint64_t from = view_next_not_done(v->states, at, end);
+
+			at = view_next_done(v->states, from, end);
+			epoch_set(to, from, at - from);
+		}
+		at = end;
+	}
+}
+
+/* bitmap-mode "always", and the job failed: what was copied is not dirty any
+ * more, the rest is.  Without memory for that the bitmap keeps everything.
+ */
+static void
+keep_missing(struct backup *b)
+{
+	struct daemon *d = b->job.d;
+	AUTO(epoch_file_unref) struct epoch_file *f =
+		epoch_file_new(d->cfg.shm, graph_take_id(d->graph),
+			       b->source->size, b->bitmap->granularity);
+	struct err e = ERR_INIT;
+
+	if (!b->stream || !epoch_file_make(f, &e)) {
+		if (err_is_set(&e))
+			log_warn("bitmap '%s' keeps what was copied as well: "
+				 "%s",
+				 b->bitmap->name, e.msg);
+		return;
+	}
+	mark_missing(b->view, f->map);
+	epoch_set_subtract(&b->bitmap->set, &b->taken);
+	epoch_set_add(&b->bitmap->set, f);
+}
+
+static void
+settle_bitmap(struct backup *b, bool success)
+{
+	if (success && b->mode != BITMAP_SYNC_MODE_NEVER)
+		epoch_set_subtract(&b->bitmap->set, &b->taken);
+	else if (!success && b->mode == BITMAP_SYNC_MODE_ALWAYS)
+		keep_missing(b);
+	b->bitmap->job = NULL;
+	b->bitmap = NULL;
+}
+
+struct closing {
+	struct plane_request r;
+};
+
+static void
+on_view_closed(struct plane_request *r, const struct json *ret,
+	       struct link_msg *msg, const struct err *e)
+{
+	(void)ret;
+	(void)msg;
+	if (e)
+		log_warn("a snapshot was not detached: %s", e->msg);
+	free(container_of(r, struct closing, r));
+}
+
+/* Nobody reads the view any more. */
+static void
+close_view(struct backup *b)
+{
+	struct link_view_close_args arg = { .node = b->source->name,
+					    .view = b->view->id };
+	struct closing *c;
+	struct json_out o;
+
+	if (b->source->in_plane && plane_is_up(b->job.d->plane)) {
+		c = xzalloc(sizeof *c);
+		c->r.done = on_view_closed;
+		plane_begin(&o);
+		link_put_view_close(&o, &arg);
+		plane_ask(b->job.d->plane, &c->r, &o, NULL, 0);
+	}
+	view_file_detach(b->view);
+}
+
+static void
+backup_settle(struct job *j, bool success)
+{
+	struct backup *b = to_backup(j);
+
+	if (b->bitmap)
+		settle_bitmap(b, success);
+	close_view(b);
+	b->target->target_of = NULL;
+	b->source = b->target = NULL;
+}
+
+static void
+backup_free(struct job *j)
+{
+	struct backup *b = to_backup(j);
+
+	if (b->bitmap)
+		b->bitmap->job = NULL;
+	if (b->target)
+		b->target->target_of = NULL;
+	if (b->stream)
+		stream_free(b->stream);
+	loop_cancel(&j->d->loop, &b->start_failed);
+	epoch_set_clear(&b->taken);
+	if (b->view)
+		view_file_free(b->view);
+	free(b);
+}
+
+static const struct job_ops backup_ops = {
+	.type = JOB_TYPE_BACKUP,
+	.start = backup_start,
+	.cancel = backup_cancel,
+	.set_speed = backup_set_speed,
+	.progress = backup_progress,
+	.settle = backup_settle,
+	.free = backup_free,
+};
+
+/* --- the checks, in QEMU's order -------------------------------------------------------- */
+
+static struct node *
+resolve(struct daemon *d, const char *name, struct err *e)
+{
+	struct node *n = graph_device_or_node(d->graph, name);
+
+	if (!n)
+		(void)err_set(e, ERR_GENERIC, 0,
+			      "Cannot find device='%s' nor node-name='%s'",
+			      name, name);
+	return n;
+}
+
+/* Check 1 to 4. */
+static bool
+check_bitmap(struct plan *p, struct err *e)
+{
+	const struct blockdev_backup *a = p->a;
+	bool needs = a->sync == MIRROR_SYNC_MODE_BITMAP ||
+		     a->sync == MIRROR_SYNC_MODE_INCREMENTAL;
+	bool has_mode = a->has_bitmap_mode;
+
+	p->sync = a->sync;
+	p->mode = a->bitmap_mode;
+	if (needs && !a->bitmap)
+		return err_set(e, ERR_GENERIC, 0,
+			       "must provide a valid bitmap name for '%s' sync "
+			       "mode",
+			       mirror_sync_mode_str(a->sync));
+	if (a->sync == MIRROR_SYNC_MODE_INCREMENTAL) {
+		if (has_mode && a->bitmap_mode != BITMAP_SYNC_MODE_ON_SUCCESS)
+			return err_set(e, ERR_GENERIC, 0,
+				       "Bitmap sync mode must be 'on-success' "
+				       "when using sync mode 'incremental'");
+		has_mode = true;
+		p->sync = MIRROR_SYNC_MODE_BITMAP;
+		p->mode = BITMAP_SYNC_MODE_ON_SUCCESS;
+	}
+	if (!a->bitmap) {
+		if (has_mode)
+			return err_set(e, ERR_GENERIC, 0,
+				       "Cannot specify bitmap sync mode "
+				       "without a bitmap");
+		return true;
+	}
+	p->bitmap = node_bitmap(p->source, a->bitmap);
+	if (!p->bitmap)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Bitmap '%s' could not be found", a->bitmap);
+	if (!has_mode)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Bitmap sync mode must be given when providing "
+			       "a bitmap");
+	if (!bitmap_check(p->bitmap, BITMAP_BUSY | BITMAP_INCONSISTENT, e))
+		return false;
+	if (a->sync == MIRROR_SYNC_MODE_NONE)
+		return err_set(e, ERR_GENERIC, 0,
+			       "sync mode 'none' does not produce meaningful "
+			       "bitmap outputs");
+	if (p->mode == BITMAP_SYNC_MODE_NEVER &&
+	    p->sync != MIRROR_SYNC_MODE_BITMAP)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Bitmap sync mode 'never' has no meaningful "
+			       "effect when combined with sync mode '%s'",
+			       mirror_sync_mode_str(a->sync));
+	return true;
+}
+
+static bool
+check_target(struct plan *p, struct err *e)
+{
+	const struct node *t = p->target;
+
+	if (p->source == t)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Source and target cannot be the same");
+	if (p->a->compress)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Compression is not supported for this drive %s",
+			       "");
+	if (!node_check_idle(p->source, e) || !node_check_idle(t, e))
+		return false;
+	if (p->source->parent)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Node '%s' is busy: node is used as 'file' of "
+			       "'%s'",
+			       p->source->name, p->source->parent->name);
+	if (t->exports || t->views || t->parent)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Node '%s' is busy: it is in use and cannot be "
+			       "the target of a backup",
+			       t->name);
+	if (t->read_only)
+		return err_set(e, ERR_GENERIC, 0, "Block node is read-only");
+	if (!t->target)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Node '%s' cannot be the target of a backup: "
+			       "its driver is '%s', not 'nbd'",
+			       t->name,
+			       blockdev_driver_str(t->options->driver));
+	return true;
+}
+
+/* What other issues of QEMU's surface ask for and we do not have. */
+static bool
+check_supported(const struct blockdev_backup *a, struct err *e)
+{
+	if (a->sync == MIRROR_SYNC_MODE_NONE)
+		return err_set(e, ERR_GENERIC, 0,
+			       "sync mode 'none' is not supported");
+	if (a->has_on_source_error &&
+	    a->on_source_error != BLOCKDEV_ON_ERROR_REPORT)
+		return err_set(e, ERR_GENERIC, 0,
+			       "on-source-error '%s' is not supported",
+			       blockdev_on_error_str(a->on_source_error));
+	if (a->has_on_target_error &&
+	    a->on_target_error != BLOCKDEV_ON_ERROR_REPORT)
+		return err_set(e, ERR_GENERIC, 0,
+			       "on-target-error '%s' is not supported",
+			       blockdev_on_error_str(a->on_target_error));
+	if (a->discard_source)
+		return err_set(e, ERR_GENERIC, 0,
+			       "discard-source is not supported");
+	return true;
+}
+
+/* Check 8 to 12. */
+static bool
+check_sizes(struct plan *p, struct err *e)
+{
+	const struct backup_perf *perf = p->a->x_perf;
+	uint64_t wanted = 0;
+
+	if (perf && perf->has_max_workers &&
+	    (perf->max_workers < 1 || perf->max_workers > INT_MAX))
+		return err_set(e, ERR_GENERIC, 0,
+			       "max-workers must be between 1 and %d",
+			       INT_MAX);
+	if (perf && perf->has_max_chunk && perf->max_chunk < 0)
+		return err_set(e, ERR_GENERIC, 0,
+			       "max-chunk must be zero (which means no limit) "
+			       "or positive");
+	if (p->bitmap && p->mode != BITMAP_SYNC_MODE_NEVER &&
+	    !bitmap_check(p->bitmap, BITMAP_READONLY, e))
+		return false;
+	if (round_up(target_size(p->target->target), 512) != p->source->size)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Source and target image have different sizes");
+	if (perf && perf->has_min_cluster_size && perf->min_cluster_size) {
+		wanted = perf->min_cluster_size;
+		if (!is_pow2(wanted))
+			return err_set(e, ERR_GENERIC, 0,
+				       "Could not create node: Cannot create "
+				       "block-copy-state: min-cluster-size "
+				       "needs to be a power of 2");
+	}
+	p->cluster = stream_cluster(p->target->target, wanted);
+	if (perf && perf->has_max_chunk && perf->max_chunk > 0 &&
+	    (uint64_t)perf->max_chunk < p->cluster)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Required max-chunk (%" PRIi64
+			       ") is less than backup cluster size (%" PRIu64
+			       ")",
+			       perf->max_chunk, p->cluster);
+	return true;
+}
+
+/* --- the action ------------------------------------------------------------------------------ */
+
+struct backup_undo {
+	struct undo_entry u;
+	struct backup *b;
+};
+
+static void
+undo_start(struct undo_entry *u)
+{
+	struct backup_undo *bu = container_of(u, struct backup_undo, u);
+
+	job_start(&bu->b->job);
+	free(bu);
+}
+
+static void
+undo_discard(struct undo_entry *u)
+{
+	struct backup_undo *bu = container_of(u, struct backup_undo, u);
+
+	job_discard(&bu->b->job);
+	free(bu);
+}
+
+/* Which epochs of the bitmap the job takes: all that are closed after the
+ * cut.
+ */
+static bool
+take_bitmap(struct transaction *t, struct backup *b, struct plan *p,
+	    struct err *e)
+{
+	struct node_cut *c = transaction_cut(t, p->source);
+	struct graph *g = transaction_daemon(t)->graph;
+
+	epoch_set_copy(&b->taken, &p->bitmap->set);
+	epoch_set_remove(&b->taken, c->epoch);
+	for (struct node *n = g->nodes; n; n = n->next)
+		if (n != p->source && n->epoch &&
+		    epoch_set_has(&b->taken, n->epoch))
+			return err_set(e, ERR_GENERIC, 0,
+				       "Bitmap '%s' was merged from node '%s' "
+				       "in this transaction: back it up in "
+				       "the next one",
+				       p->bitmap->name, n->name);
+	return true;
+}
+
+static void
+limit_view(struct backup *b, const struct node *n)
+{
+	struct view_file *v = b->view;
+
+	v->limited = true;
+	epoch_set_copy(&v->closed, &b->taken);
+	if (n->epoch && epoch_set_has(&b->taken, n->epoch)) {
+		v->open = epoch_file_ref(n->epoch);
+		epoch_set_remove(&v->closed, n->epoch);
+	}
+}
+
+/* Default: the name of the device. */
+static const char *
+job_id(struct daemon *d, const struct plan *p)
+{
+	const struct export *x = graph_device(d->graph, p->source);
+
+	if (p->a->job_id)
+		return p->a->job_id;
+	return x ? x->options->id : "";
+}
+
+/* Everything is checked; only the job's own members are left to fail. */
+static bool
+create(struct transaction *t, struct plan *p, struct err *e)
+{
+	struct daemon *d = transaction_daemon(t);
+	struct backup *b = xzalloc(sizeof *b);
+	struct backup_undo *bu;
+
+	if (!job_create(&b->job, d, job_id(d, p), &backup_ops,
+			transaction_group(t), e)) {
+		free(b);
+		return false;
+	}
+	bu = xzalloc(sizeof *bu);
+	bu->u.commit = undo_start;
+	bu->u.abort = undo_discard;
+	bu->b = b;
+	undo_push(transaction_undo(t), &bu->u);
+	b->job.auto_finalize = !p->a->has_auto_finalize ||
+			       p->a->auto_finalize;
+	b->job.auto_dismiss = !p->a->has_auto_dismiss || p->a->auto_dismiss;
+	b->job.speed = (uint64_t)p->a->speed;
+	b->cluster = p->cluster;
+	b->mode = p->mode;
+	if (p->a->x_perf && p->a->x_perf->has_max_workers)
+		b->max_lanes = (unsigned)p->a->x_perf->max_workers;
+	if (p->bitmap && !take_bitmap(t, b, p, e))
+		return false;
+	b->view = view_file_new(d, p->source, p->cluster);
+	if (p->sync == MIRROR_SYNC_MODE_BITMAP)
+		limit_view(b, p->source);
+	b->source = p->source;
+	b->target = p->target;
+	b->target->target_of = &b->job;
+	b->bitmap = p->bitmap;
+	if (b->bitmap)
+		b->bitmap->job = &b->job;
+	view_file_attach(b->view, p->source);
+	transaction_add_view(t, p->source, b->view);
+	return true;
+}
+
+bool
+action_blockdev_backup(struct transaction *t, const struct blockdev_backup *a,
+		       struct err *e)
+{
+	struct daemon *d = transaction_daemon(t);
+	struct plan p = { .a = a };
+
+	p.source = resolve(d, a->device, e);
+	if (!p.source)
+		return false;
+	p.target = resolve(d, a->target, e);
+	if (!p.target)
+		return false;
+	if (!check_bitmap(&p, e) || !check_target(&p, e) ||
+	    !check_supported(a, e) || !check_sizes(&p, e))
+		return false;
+	if (a->filter_node_name &&
+	    !graph_name_check(d->graph, a->filter_node_name, e))
+		return false;
+	if (a->has_speed && a->speed < 0)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Parameter 'speed' expects a non-negative "
+			       "value");
+	return create(t, &p, e);
+}

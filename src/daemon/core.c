@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/core.h"
+
+#include "base/log.h"
+#include "daemon/daemon.h"
+#include "daemon/graph.h"
+#include "daemon/job.h"
+#include "daemon/plane.h"
+#include "daemon/recover.h"
+#include "daemon/registry.h"
+
+bool
+core_init(struct daemon *d, struct err *e)
+{
+	struct registry_doc *doc;
+
+	d->graph = graph_new(d);
+	d->jobs = jobs_new();
+	d->registry = registry_new(d);
+	if (!registry_load(d, &doc, e))
+		return false;
+	recover_set_registry(d, doc);
+	d->plane = plane_new(d);
+	return true;
+}
+
+void
+core_start(struct daemon *d)
+{
+	struct err e = ERR_INIT;
+
+	if (!plane_start(d->plane, &e))
+		daemon_fail(d, &e);
+}
+
+/* --- shutting down: jobs, then the data plane, then the registry -------------------- */
+
+static void
+on_saved(void *opaque, const struct err *e)
+{
+	struct daemon *d = opaque;
+
+	if (e)
+		log_error("%s", e->msg);
+	d->core_down(d);
+}
+
+/* Epochs stay as files: another daemon will want them. */
+static void
+keep_epochs(struct graph *g)
+{
+	for (struct node *n = g->nodes; n; n = n->next) {
+		if (n->epoch)
+			n->epoch->keep = true;
+		for (struct bitmap *b = n->bitmaps; b; b = b->next)
+			for (size_t i = 0; i < b->set.n; i++)
+				b->set.v[i]->keep = true;
+	}
+}
+
+static void
+on_plane_stopped(struct daemon *d)
+{
+	keep_epochs(d->graph);
+	if (!d->cfg.keep_nbdkit)
+		for (struct node *n = d->graph->nodes; n; n = n->next)
+			n->released = true;
+	registry_save(d->registry, on_saved, d);
+}
+
+static void
+on_jobs_over(struct daemon *d)
+{
+	plane_stop(d->plane, d->cfg.keep_nbdkit, on_plane_stopped);
+}
+
+void
+core_shutdown(struct daemon *d, void (*done)(struct daemon *d))
+{
+	d->core_down = done;
+	jobs_shutdown(d, on_jobs_over);
+}
+
+void
+core_free(struct daemon *d)
+{
+	if (d->jobs)
+		jobs_free(d->jobs);
+	if (d->plane)
+		plane_free(d->plane);
+	recover_free(d);
+	if (d->registry)
+		registry_free(d->registry);
+	if (d->graph)
+		graph_free(d->graph);
+}

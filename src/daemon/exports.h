@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Putting nodes in front of guests and taking them away.  Loop only.
+ */
+#ifndef DAEMON_EXPORTS_H
+#define DAEMON_EXPORTS_H
+
+#include "daemon/graph.h"
+
+/* A new export object for @options (consumed), not in the graph.  Checks the
+ * arguments in QEMU's order.
+ */
+bool export_new(struct daemon *d, struct block_export_options *options,
+		struct export **out, struct err *e) MUST_CHECK;
+
+/* @options is consumed.  @done is called once, on the loop, not from inside;
+ * @e NULL: guests can connect, and the registry knows.
+ */
+void export_add(struct daemon *d, struct block_export_options *options,
+		void (*done)(void *opaque, const struct err *e), void *opaque);
+
+#endif

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/graph.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "daemon/daemon.h"
+#include "daemon/ids.h"
+#include "daemon/job.h"
+#include "daemon/views.h"
+#include "stream/stream.h"
+
+struct graph *
+graph_new(struct daemon *d)
+{
+	struct graph *g = xzalloc(sizeof *g);
+
+	g->d = d;
+	g->next_id = 1;
+	return g;
+}
+
+void
+graph_free(struct graph *g)
+{
+	while (g->exports)
+		graph_remove_export(g, g->exports);
+	while (g->nodes)
+		graph_remove_node(g, g->nodes);
+	free(g);
+}
+
+uint64_t
+graph_take_id(struct graph *g)
+{
+	return g->next_id++;
+}
+
+void
+graph_see_id(struct graph *g, uint64_t id)
+{
+	g->next_id = max_u64(g->next_id, id + 1);
+}
+
+bool
+graph_has_view(const struct node *n, uint64_t id)
+{
+	for (const struct view_file *v = n->views; v; v = v->next)
+		if (v->id == id)
+			return true;
+	return false;
+}
+
+/* --- nodes ------------------------------------------------------------------ */
+
+struct node *
+graph_node(struct graph *g, const char *name)
+{
+	struct node *n = g->nodes;
+
+	while (n && strcmp(n->name, name) != 0)
+		n = n->next;
+	return n;
+}
+
+struct node *
+graph_device_or_node(struct graph *g, const char *name)
+{
+	struct export *x = graph_export(g, name);
+
+	if (x && x->options->writable)
+		return x->node;
+	return graph_node(g, name);
+}
+
+struct export *
+graph_device(struct graph *g, const struct node *n)
+{
+	struct export *found = NULL;
+
+	/* the oldest one: the list begins with the newest */
+	for (struct export *x = g->exports; x; x = x->next)
+		if (x->node == n && x->options->writable)
+			found = x;
+	return found;
+}
+
+bool
+graph_name_check(struct graph *g, const char *node_name, struct err *e)
+{
+	struct export *x;
+
+	if (!id_is_wellformed(node_name))
+		return err_set(e, ERR_GENERIC, 0, "Invalid node-name: '%s'",
+			       node_name);
+	if (strlen(node_name) > 31)
+		return err_set(e, ERR_GENERIC, 0, "Node name too long");
+	x = graph_export(g, node_name);
+	if (x && x->options->writable)
+		return err_set(e, ERR_GENERIC, 0,
+			       "node-name=%s is conflicting with a device id",
+			       node_name);
+	if (graph_node(g, node_name))
+		return err_set(e, ERR_GENERIC, 0,
+			       "Duplicate nodes with node-name='%s'",
+			       node_name);
+	return true;
+}
+
+void
+graph_add_node(struct graph *g, struct node *n)
+{
+	n->next = g->nodes;
+	g->nodes = n;
+	if (n->child)
+		n->child->parent = n;
+}
+
+void
+node_free(struct node *n)
+{
+	while (n->bitmaps)
+		bitmap_free(n->bitmaps);
+	if (n->epoch)
+		epoch_file_unref(n->epoch);
+	for (unsigned i = 0; i < n->nfds; i++)
+		(void)close(n->fds[i]);
+	if (n->target)
+		target_free(n->target);
+	link_image_free(n->image);
+	blockdev_options_free(n->options);
+	free(n->name);
+	free(n);
+}
+
+void
+graph_remove_node(struct graph *g, struct node *n)
+{
+	struct node **p = &g->nodes, *child = n->child;
+
+	while (*p != n)
+		p = &(*p)->next;
+	*p = n->next;
+	if (n->parent)
+		n->parent->child = NULL;
+	node_free(n);
+	if (!child)
+		return;
+	child->parent = NULL;
+	if (!child->monitor_owned)
+		graph_remove_node(g, child);
+}
+
+bool
+node_check_idle(const struct node *n, struct err *e)
+{
+	if (n->target_of)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Node '%s' is busy: block device is in use by "
+			       "block job: backup",
+			       n->name);
+	return true;
+}
+
+/* --- bitmaps ---------------------------------------------------------------- */
+
+struct bitmap *
+node_bitmap(const struct node *n, const char *name)
+{
+	struct bitmap *b = n->bitmaps;
+
+	while (b && strcmp(b->name, name) != 0)
+		b = b->next;
+	return b;
+}
+
+bool
+bitmap_check(const struct bitmap *b, unsigned what, struct err *e)
+{
+	if (what & BITMAP_BUSY && (b->job || b->removing))
+		return err_set(e, ERR_GENERIC, 0,
+			       "Bitmap '%s' is currently in use by another "
+			       "operation and cannot be used",
+			       b->name);
+	if (what & BITMAP_READONLY && b->node->read_only)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Bitmap '%s' is readonly and cannot be modified",
+			       b->name);
+	if (what & BITMAP_INCONSISTENT && b->inconsistent)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Bitmap '%s' is inconsistent and cannot be used",
+			       b->name);
+	return true;
+}
+
+struct bitmap *
+bitmap_new(struct node *n, const char *name, uint64_t granularity,
+	   bool persistent)
+{
+	struct bitmap *b = xzalloc(sizeof *b);
+
+	b->node = n;
+	b->name = xstrdup(name);
+	b->granularity = granularity;
+	b->persistent = persistent;
+	b->next = n->bitmaps;
+	n->bitmaps = b;
+	return b;
+}
+
+void
+bitmap_free(struct bitmap *b)
+{
+	struct bitmap **p = &b->node->bitmaps;
+
+	while (*p != b)
+		p = &(*p)->next;
+	*p = b->next;
+	epoch_set_clear(&b->set);
+	free(b->inconsistent);
+	free(b->name);
+	free(b);
+}
+
+void
+bitmap_set_inconsistent(struct bitmap *b, const char *why)
+{
+	if (b->inconsistent)
+		return;
+	b->inconsistent = xstrdup(why);
+	b->enabled = false;
+	epoch_set_clear(&b->set);
+}
+
+uint64_t
+bitmap_count(const struct bitmap *b)
+{
+	return epoch_set_count(&b->set, b->node->size, b->granularity);
+}
+
+bool
+node_records(const struct node *n)
+{
+	for (const struct bitmap *b = n->bitmaps; b; b = b->next)
+		if (b->enabled && !b->removing)
+			return true;
+	return false;
+}
+
+uint64_t
+node_granularity(const struct node *n)
+{
+	uint64_t finest = EPOCH_MAX_GRANULARITY;
+
+	for (const struct bitmap *b = n->bitmaps; b; b = b->next)
+		if (b->enabled && !b->removing)
+			finest = min_u64(finest, b->granularity);
+	return finest;
+}
+
+/* --- exports ---------------------------------------------------------------- */
+
+struct export *
+graph_export(struct graph *g, const char *id)
+{
+	struct export *x = g->exports;
+
+	while (x && strcmp(x->options->id, id) != 0)
+		x = x->next;
+	return x;
+}
+
+void
+graph_add_export(struct graph *g, struct export *x)
+{
+	x->next = g->exports;
+	g->exports = x;
+	x->node->exports++;
+}
+
+void
+graph_remove_export(struct graph *g, struct export *x)
+{
+	struct export **p = &g->exports;
+
+	while (*p != x)
+		p = &(*p)->next;
+	*p = x->next;
+	x->node->exports--;
+	block_export_options_free(x->options);
+	free(x);
+}

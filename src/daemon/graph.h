@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * graph: nodes, the bitmaps on them and the exports in front of them.  Loop
+ * only.
+ *
+ * A node is open for writing in one process at a time, its home: the data
+ * plane while an export refers to it, else the daemon.  The daemon keeps the
+ * descriptor that carries the image lock in both cases, so that the lock
+ * outlives either process.
+ *
+ * Rules:
+ * 1. An enabled bitmap's set has the node's open epoch in it.
+ * 2. A node has an open epoch exactly while it has an enabled bitmap.
+ * 3. Epochs in a set that are not the open one never change any more.
+ */
+#ifndef DAEMON_GRAPH_H
+#define DAEMON_GRAPH_H
+
+#include "daemon/epochs.h"
+#include "link/link.h"
+#include "schema/link-types.h"
+#include "schema/qmp-types.h"
+
+struct daemon;
+struct graph;
+struct job;
+struct target;
+struct view_file;
+
+struct bitmap {
+	struct bitmap *next; /* on the node, newest first */
+	struct node *node;   /* borrowed */
+	char *name;	     /* owned */
+	uint64_t granularity;
+	bool persistent;
+	bool enabled;
+	struct job *job;     /* busy: borrowed; NULL: not */
+	bool removing;	     /* a transaction is about to remove it */
+	char *inconsistent;  /* owned reason, or NULL */
+	struct epoch_set set;
+};
+
+struct node {
+	struct node *next; /* newest first */
+	char *name;	   /* owned */
+	struct blockdev_options *options; /* owned: as they were given */
+	const char *filename;		  /* borrowed from options, or "" */
+	uint64_t size;
+	bool read_only;
+	bool monitor_owned; /* made by blockdev-add, not inside another node */
+	/* How to open it, with descriptors @fds (owned) that its members
+	 * refer to; the file's one carries the image lock.
+	 */
+	struct link_image *image; /* owned */
+	int fds[LINK_MAX_FDS];
+	unsigned nfds;
+	struct target *target; /* owned; an nbd node's connection */
+	struct node *child;    /* "file"; borrowed (owned unless monitor's) */
+	struct node *parent;   /* the node whose child this is; borrowed */
+	struct epoch_file *epoch; /* open epoch: a reference, or NULL */
+	struct bitmap *bitmaps;	  /* owned, newest first */
+	struct view_file *views;  /* borrowed: points in time of it that jobs
+				   * read */
+	unsigned exports;
+	struct job *target_of; /* the job that writes to it; borrowed */
+	bool in_plane;	  /* the data plane has it open */
+	bool restart;	  /* recovery: the data plane must open it anew */
+	bool released;	  /* let go in order (at the daemon's end) */
+};
+
+struct export {
+	struct export *next; /* newest first */
+	struct block_export_options *options; /* owned */
+	struct node *node;		      /* borrowed */
+	const char *name;		      /* borrowed from options */
+	bool shutting_down;
+	bool in_plane;
+};
+
+struct graph {
+	struct daemon *d; /* borrowed */
+	struct node *nodes;
+	struct export *exports;
+	uint64_t next_id; /* for epochs, views, cuts */
+	unsigned next_anonymous; /* for names of nodes without one */
+
+};
+
+struct graph *graph_new(struct daemon *d);
+void graph_free(struct graph *g);
+
+uint64_t graph_take_id(struct graph *g);
+/* @id is taken. */
+void graph_see_id(struct graph *g, uint64_t id);
+
+/* --- nodes -------------------------------------------------------------------- */
+
+struct node *graph_node(struct graph *g, const char *name);
+
+/* @name is a device (the id of a writable export) or a node. */
+struct node *graph_device_or_node(struct graph *g, const char *name);
+
+/* The device in front of @n, or NULL. */
+struct export *graph_device(struct graph *g, const struct node *n);
+
+bool graph_name_check(struct graph *g, const char *node_name,
+		      struct err *e) MUST_CHECK;
+
+/* Consumes @n. */
+void graph_add_node(struct graph *g, struct node *n);
+void graph_remove_node(struct graph *g, struct node *n);
+
+void node_free(struct node *n);
+DEFINE_CLEANUP(struct node, node_free);
+
+bool graph_has_view(const struct node *n, uint64_t id);
+
+/* "Node 'X' is busy: ..." when a job or an operation has it. */
+bool node_check_idle(const struct node *n, struct err *e) MUST_CHECK;
+
+/* --- bitmaps ------------------------------------------------------------------- */
+
+struct bitmap *node_bitmap(const struct node *n, const char *name);
+
+/* The checks that QEMU makes before it uses a bitmap, in its order. */
+enum bitmap_check {
+	BITMAP_BUSY = 1,
+	BITMAP_READONLY = 2,
+	BITMAP_INCONSISTENT = 4,
+	BITMAP_ALL = 7,
+};
+bool bitmap_check(const struct bitmap *b, unsigned what,
+		  struct err *e) MUST_CHECK;
+
+/* A new bitmap on @n, disabled and empty. */
+struct bitmap *bitmap_new(struct node *n, const char *name,
+			  uint64_t granularity, bool persistent);
+/* Takes it off its node. */
+void bitmap_free(struct bitmap *b);
+/* It says so from now on, and holds nothing. */
+void bitmap_set_inconsistent(struct bitmap *b, const char *why);
+
+uint64_t bitmap_count(const struct bitmap *b);
+
+/* Does @n have a bitmap that records? */
+bool node_records(const struct node *n);
+
+/* The granularity for the node's next epoch. */
+uint64_t node_granularity(const struct node *n);
+
+/* --- exports ------------------------------------------------------------------- */
+
+struct export *graph_export(struct graph *g, const char *id);
+void graph_add_export(struct graph *g, struct export *x);
+void graph_remove_export(struct graph *g, struct export *x);
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/identity.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "daemon/graph.h"
+
+static bool
+look(const struct node *n, struct registry_identity *i)
+{
+	struct stat st;
+
+	if (n->nfds == 0 || fstat(n->fds[0], &st) < 0)
+		return false;
+	i->device = st.st_dev;
+	i->inode = st.st_ino;
+	i->size = (uint64_t)st.st_size;
+	i->mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 +
+		      st.st_mtim.tv_nsec;
+	return true;
+}
+
+struct registry_identity *
+identity_of(const struct node *n)
+{
+	struct registry_identity *i;
+
+	if (!n->released)
+		return NULL;
+	i = xzalloc(sizeof *i);
+	if (look(n, i))
+		return i;
+	registry_identity_free(i);
+	return NULL;
+}
+
+const char *
+identity_changed(const struct node *n, const struct registry_identity *then)
+{
+	struct registry_identity now;
+
+	if (!look(n, &now))
+		return NULL;
+	if (now.device != then->device || now.inode != then->inode)
+		return "the image is another file than the one it recorded";
+	if (now.size != then->size || now.mtime_ns != then->mtime_ns)
+		return "the image was changed while Stillpoint did not run";
+	return NULL;
+}
+
+char *
+boot_id(void)
+{
+	AUTO(close) int fd = open("/proc/sys/kernel/random/boot_id",
+				  O_RDONLY | O_CLOEXEC);
+	char text[64];
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+
+	if (n < 0)
+		n = 0;
+	text[n] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	return xstrdup(text);
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Did somebody else change an image while it was not ours?  Loop.
+ */
+#ifndef DAEMON_IDENTITY_H
+#define DAEMON_IDENTITY_H
+
+#include "schema/registry-types.h"
+
+struct node;
+
+/* What the node's file looks like now; NULL while we may still write to it,
+ * and for images that are no file.
+ */
+struct registry_identity *identity_of(const struct node *n);
+
+/* Why the node's bitmaps cannot be believed: a static text, or NULL. */
+const char *identity_changed(const struct node *n,
+			     const struct registry_identity *then);
+
+/* The kernel's boot; owned by the caller. */
+char *boot_id(void);
+
+#endif

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/images.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "block/lock.h"
+#include "daemon/daemon.h"
+#include "daemon/paths.h"
+#include "link/image.h"
+#include "stream/stream.h"
+
+/* --- options that every driver has -------------------------------------------- */
+
+static struct link_image *
+common(const struct node *n, enum link_driver driver)
+{
+	const struct blockdev_options *o = n->options;
+	struct link_image *i = xzalloc(sizeof *i);
+
+	i->driver = driver;
+	i->read_only = n->read_only;
+	i->discard_unmap = o->has_discard &&
+			   o->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
+	if (o->has_detect_zeroes) {
+		i->detect_unmap = o->detect_zeroes ==
+				  BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
+		i->detect_zeroes = i->detect_unmap ||
+				   o->detect_zeroes ==
+					   BLOCKDEV_DETECT_ZEROES_OPTIONS_ON;
+	}
+	i->no_flush = o->cache && o->cache->no_flush;
+	return i;
+}
+
+static bool
+common_check(const struct node *n, struct err *e)
+{
+	const struct blockdev_options *o = n->options;
+
+	if (o->has_detect_zeroes &&
+	    o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP &&
+	    !(o->has_discard && o->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP))
+		return err_set(e, ERR_GENERIC, 0,
+			       "setting detect-zeroes to unmap is not allowed "
+			       "without setting discard operation to unmap");
+	if (o->force_share && !o->read_only)
+		return err_set(e, ERR_GENERIC, 0,
+			       "force-share=on can only be used with read-only "
+			       "images");
+	return true;
+}
+
+static bool
+direct(const struct blockdev_options *o)
+{
+	return o->cache && o->cache->direct;
+}
+
+/* --- file and host_device -------------------------------------------------------- */
+
+static const struct blockdev_options_file *
+file_options(const struct blockdev_options *o)
+{
+	return o->driver == BLOCKDEV_DRIVER_FILE ? o->u.file :
+						   o->u.host_device;
+}
+
+static bool
+kind_check(const struct blockdev_options *o, int fd, struct err *e)
+{
+	const char *name = file_options(o)->filename;
+	bool want_device = o->driver == BLOCKDEV_DRIVER_HOST_DEVICE;
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_set(e, ERR_GENERIC, errno, "Could not open '%s'",
+			       name);
+	if (want_device == (bool)S_ISBLK(st.st_mode))
+		return true;
+	return err_set(e, ERR_GENERIC, 0,
+		       want_device ? "'host_device' driver requires '%s' to be "
+				     "either a character or block device" :
+				     "'file' driver requires '%s' to be a "
+				     "regular file",
+		       name);
+}
+
+static bool
+lock(const struct node *n, int fd, struct err *e)
+{
+	const struct blockdev_options *o = n->options;
+	const struct blockdev_options_file *f = file_options(o);
+
+	if (o->force_share ||
+	    (f->has_locking && f->locking == ON_OFF_AUTO_OFF) ||
+	    image_lock(fd, !n->read_only, e))
+		return true;
+	if (err_is_set(e)) {
+		struct err why = *e;
+
+		err_clear(e);
+		(void)err_set(e, why.cls, 0,
+			      "%s: is another process using the image [%s]?",
+			      why.msg, f->filename);
+	}
+	return false;
+}
+
+static bool
+open_path(struct daemon *d, struct node *n, int *fd, struct err *e)
+{
+	const struct blockdev_options *o = n->options;
+	const char *name = file_options(o)->filename;
+	int flags = direct(o) ? O_DIRECT : 0;
+	struct err first = ERR_INIT;
+
+	if (n->read_only)
+		return paths_open(d->paths, name, flags | O_RDONLY, fd, e);
+	if (paths_open(d->paths, name, flags | O_RDWR, fd, &first))
+		return true;
+	if (o->auto_read_only && (first.os == EACCES || first.os == EROFS)) {
+		n->read_only = true;
+		return paths_open(d->paths, name, flags | O_RDONLY, fd, e);
+	}
+	return err_move(e, &first);
+}
+
+/* The size that an image with this description has. */
+static bool
+try_open(struct node *n, struct err *e)
+{
+	struct link_msg m = { 0 };
+	struct block *b;
+	bool ok;
+
+	for (unsigned i = 0; i < n->nfds; i++)
+		m.fds[m.nfds++] = fcntl(n->fds[i], F_DUPFD_CLOEXEC, 0);
+	ok = link_image_open(n->image, &m, &b, e);
+	link_msg_clear(&m);
+	if (!ok)
+		return false;
+	n->size = b->size;
+	block_free(b);
+	return true;
+}
+
+static bool
+open_file(struct daemon *d, struct node *n, struct err *e)
+{
+	const struct blockdev_options_file *f = file_options(n->options);
+	AUTO(close) int fd = -1;
+	struct link_image_file *to;
+
+	/* a descriptor that the data plane kept is locked already */
+	if (n->nfds == 0) {
+		if (!open_path(d, n, &fd, e) ||
+		    !kind_check(n->options, fd, e) || !lock(n, fd, e))
+			return false;
+		n->fds[n->nfds++] = steal_fd(&fd);
+	}
+	n->filename = f->filename;
+	n->image = common(n, LINK_DRIVER_FILE);
+	to = n->image->u.file = xzalloc(sizeof *to);
+	to->direct = direct(n->options);
+	to->name = xstrdup(f->filename);
+	return try_open(n, e);
+}
+
+/* --- raw -------------------------------------------------------------------------- */
+
+static bool
+open_raw(struct node *n, struct err *e)
+{
+	const struct blockdev_options_raw *r = n->options->u.raw;
+	const struct node *child = n->child;
+	struct link_image_raw *to;
+
+	if ((r->has_offset && r->offset < 0) || (r->has_size && r->size < 0))
+		return err_set(e, ERR_GENERIC, 0,
+			       "offset and size of a raw node cannot be "
+			       "negative");
+	if (child->read_only && !n->read_only) {
+		if (!n->options->auto_read_only)
+			return err_set(e, ERR_GENERIC, 0,
+				       "Block node is read-only");
+		n->read_only = true;
+	}
+	while (n->nfds < child->nfds) {
+		n->fds[n->nfds] = fcntl(child->fds[n->nfds], F_DUPFD_CLOEXEC,
+					0);
+		n->nfds++;
+	}
+	n->filename = child->filename;
+	n->image = common(n, LINK_DRIVER_RAW);
+	to = n->image->u.raw = xzalloc(sizeof *to);
+	to->file = link_image_clone(child->image);
+	to->has_offset = r->has_offset;
+	to->offset = (uint64_t)r->offset;
+	to->has_size = r->has_size;
+	to->size = (uint64_t)r->size;
+	return try_open(n, e);
+}
+
+/* --- null-co ------------------------------------------------------------------------ */
+
+static bool
+open_null(struct node *n, struct err *e)
+{
+	const struct blockdev_options_null *o = n->options->u.null_co;
+	struct link_image_null *to;
+
+	if (o->has_size && o->size < 0)
+		return err_set(e, ERR_GENERIC, 0,
+			       "the size of a null-co node cannot be negative");
+	n->filename = "null-co://";
+	n->image = common(n, LINK_DRIVER_NULL_CO);
+	to = n->image->u.null_co = xzalloc(sizeof *to);
+	to->size = o->has_size ? (uint64_t)o->size : UINT64_C(1) << 30;
+	to->latency_ns = o->has_latency_ns ? o->latency_ns : 0;
+	return try_open(n, e);
+}
+
+/* --- nbd ------------------------------------------------------------------------------ */
+
+static char *
+maybe(const char *s)
+{
+	return s ? xstrdup(s) : NULL;
+}
+
+static bool
+describe_nbd(struct node *n, struct err *e)
+{
+	const struct blockdev_options_nbd *o = n->options->u.nbd;
+	struct link_image_nbd *to;
+
+	if (o->tls_creds)
+		return err_set(e, ERR_GENERIC, 0,
+			       "No TLS credentials with id '%s'",
+			       o->tls_creds);
+	n->image = common(n, LINK_DRIVER_NBD);
+	to = n->image->u.nbd = xzalloc(sizeof *to);
+	if (o->server->type == SOCKET_ADDRESS_TYPE_UNIX) {
+		to->path = xstrdup(o->server->u.q_unix->path);
+	} else {
+		to->host = xstrdup(o->server->u.inet->host);
+		to->port = xstrdup(o->server->u.inet->port);
+	}
+	to->export = xstrdup(o->export ? o->export : "");
+	to->tls_certificates = maybe(o->x_tls_certificates);
+	to->tls_psk_file = maybe(o->x_tls_psk_file);
+	to->tls_username = maybe(o->x_tls_username);
+	to->tls_hostname = maybe(o->tls_hostname);
+	to->tls = to->tls_certificates || to->tls_psk_file;
+	to->reconnect_delay = o->has_reconnect_delay ? o->reconnect_delay : 0;
+	to->open_timeout = o->has_open_timeout ? o->open_timeout : 0;
+	return true;
+}
+
+static bool
+open_nbd(struct daemon *d, struct node *n, struct err *e)
+{
+	struct target_options o = { 0 };
+	const struct link_image_nbd *i;
+
+	if (!describe_nbd(n, e))
+		return false;
+	i = n->image->u.nbd;
+	o.server = (struct block_nbd_options){
+		.unix_path = i->path,
+		.host = i->host,
+		.port = i->port,
+		.export_name = i->export,
+		.tls = i->tls,
+		.tls_certificates = i->tls_certificates,
+		.tls_psk_file = i->tls_psk_file,
+		.tls_username = i->tls_username,
+		.tls_hostname = i->tls_hostname,
+		.reconnect_delay_s = i->reconnect_delay,
+		.open_timeout_s = i->open_timeout,
+	};
+	o.response_timeout_s = d->cfg.target_timeout;
+	if (!target_open(&o, &n->target, e))
+		return false;
+	n->filename = target_address(n->target);
+	n->size = target_size(n->target);
+	if (target_read_only(n->target) && !n->read_only) {
+		if (!n->options->auto_read_only)
+			return err_set(e, ERR_GENERIC, 0,
+				       "Could not open '%s': the server's "
+				       "export is read-only",
+				       n->filename);
+		n->read_only = n->image->read_only = true;
+	}
+	return true;
+}
+
+/* --- all of them ------------------------------------------------------------------------ */
+
+bool
+image_open(struct daemon *d, struct node *n, struct err *e)
+{
+	n->filename = "";
+	n->read_only = n->options->read_only;
+	if (!common_check(n, e))
+		return false;
+	switch (n->options->driver) {
+	case BLOCKDEV_DRIVER_FILE:
+	case BLOCKDEV_DRIVER_HOST_DEVICE: return open_file(d, n, e);
+	case BLOCKDEV_DRIVER_RAW: return open_raw(n, e);
+	case BLOCKDEV_DRIVER_NULL_CO: return open_null(n, e);
+	case BLOCKDEV_DRIVER_NBD: return open_nbd(d, n, e);
+	case BLOCKDEV_DRIVER_N: break;
+	}
+	return err_set(e, ERR_GENERIC, 0, "unknown driver");
+}
+
+struct link_image *
+image_reader_plan(const struct node *n, struct link_msg *msg)
+{
+	struct link_image *i = link_image_clone(n->image);
+
+	for (unsigned k = 0; k < n->nfds; k++)
+		msg->fds[msg->nfds++] = fcntl(n->fds[k], F_DUPFD_CLOEXEC, 0);
+	return i;
+}
+
+/* Descriptors that share a position and a lock with the writer's are of no
+ * use to a reader: open the same files once more.
+ */
+static bool
+reopen(int *fd, struct err *e)
+{
+	int flags = fcntl(*fd, F_GETFL);
+	char path[64];
+	int again;
+
+	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", *fd);
+	again = open(path, O_RDONLY | O_CLOEXEC | (flags & O_DIRECT));
+	if (again < 0)
+		return err_set(e, ERR_GENERIC, errno,
+			       "cannot open the image for reading");
+	(void)close(*fd);
+	*fd = again;
+	return true;
+}
+
+bool
+image_reader_open(const struct link_image *i, struct link_msg *msg,
+		  struct block **out, struct err *e)
+{
+	for (unsigned k = 0; k < msg->nfds; k++)
+		if (!reopen(&msg->fds[k], e))
+			return false;
+	return link_image_open(i, msg, out, e);
+}

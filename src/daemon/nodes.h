@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Adding a node and what it stands on, in three steps: plan (loop), open
+ * (worker), finish (loop).  blockdev-add and the recovery at the start use it.
+ */
+#ifndef DAEMON_NODES_H
+#define DAEMON_NODES_H
+
+#include "daemon/graph.h"
+
+struct node_add {
+	struct daemon *d;	/* borrowed */
+	struct node *reference; /* an existing node at the bottom, or NULL */
+	struct node **v;	/* owned: from the bottom to the top */
+	size_t n;
+};
+
+/* @o is borrowed for the call.  After a failure, too, node_add_clear. */
+bool node_add_plan(struct node_add *a, struct daemon *d,
+		   const struct blockdev_options *o, struct err *e) MUST_CHECK;
+bool node_add_open(struct node_add *a, struct err *e) MUST_CHECK;
+/* Everything is in the graph.  Returns the top. */
+struct node *node_add_finish(struct node_add *a);
+void node_add_clear(struct node_add *a);
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The directories that the operator allowed (--allow), and the only way by
+ * which the daemon opens a file that a client names.
+ *
+ * Rules (each has a test of its name in tests/unit/test-paths.c):
+ * 1. A file opens only when it lies below an allowed directory after every
+ *    link and every ".." was followed.  The kernel walks the name below a
+ *    descriptor of that directory (openat2, RESOLVE_BENEATH), so nobody who
+ *    renames things meanwhile can lead us out.
+ * 2. A link with an absolute target counts as leaving, even if it leads back
+ *    in; so do the links of /proc (RESOLVE_NO_MAGICLINKS).
+ * 3. Only regular files and block devices open; anything else is looked at,
+ *    but not opened (opening a FIFO or a watchdog has effects).
+ * 4. Without any allowed directory nothing opens.
+ */
+#ifndef DAEMON_PATHS_H
+#define DAEMON_PATHS_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+
+struct paths;
+
+/* Remembers the working directory for relative file names.  Never NULL. */
+struct paths *paths_new(void);
+void paths_free(struct paths *p);
+DEFINE_CLEANUP(struct paths, paths_free);
+
+/* Loop or start.  @dir must exist and be a directory. */
+bool paths_allow(struct paths *p, const char *dir, struct err *e) MUST_CHECK;
+
+/* Any thread; may block.  Open @filename with @flags (an access mode and
+ * O_DIRECT, O_SYNC, ...; never O_CREAT); O_CLOEXEC and O_NOCTTY are added.
+ * After success *fd is owned by the caller.  @e: class GenericError,
+ *   "Could not open 'X': No such file or directory"      (e->os is set)
+ *   "Could not open 'X': it is outside the allowed directories"
+ *   "Could not open 'X': it is not a regular file or block device"
+ */
+bool paths_open(const struct paths *p, const char *filename, int flags, int *fd,
+		struct err *e) MUST_CHECK;
+
+#endif

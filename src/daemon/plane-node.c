@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/plane-node.h"
+
+#include "daemon/views.h"
+
+void
+plane_open_node(struct plane *p, const struct node *n, struct plane_request *r)
+{
+	struct link_node_open_args arg = { .node = n->name,
+					   .image = n->image };
+	struct link_epoch epoch;
+	int fds[LINK_MAX_FDS];
+	unsigned nfds = 0;
+	struct json_out o;
+
+	for (; nfds < n->nfds; nfds++)
+		fds[nfds] = n->fds[nfds];
+	if (n->epoch) {
+		epoch = (struct link_epoch){ .id = n->epoch->id, .fd = nfds };
+		fds[nfds++] = epoch_fd(n->epoch->map);
+		arg.epoch = &epoch;
+	}
+	for (const struct view_file *v = n->views; v; v = v->next)
+		if (v->states && nfds + 4 <= LINK_MAX_FDS) {
+			/* nobody saves anything now: what was being saved
+			 * when a data plane died was not overwritten
+			 */
+			view_recover(v->states);
+			view_file_describe(v, false, &arg.views, fds, &nfds);
+		}
+	plane_begin(&o);
+	link_put_node_open(&o, &arg);
+	link_view_list_clear(&arg.views);
+	plane_ask(p, r, &o, fds, nfds);
+}
+
+void
+plane_close_node(struct plane *p, const char *name, struct plane_request *r)
+{
+	struct link_node_close_args arg = { .node = (char *)name };
+	struct json_out o;
+
+	plane_begin(&o);
+	link_put_node_close(&o, &arg);
+	plane_ask(p, r, &o, NULL, 0);
+}
+
+void
+plane_add_export(struct plane *p, const struct export *x,
+		 struct plane_request *r)
+{
+	struct link_export_add_args arg = {
+		.name = (char *)x->name,
+		.node = x->node->name,
+		.description = x->options->u.nbd->description,
+		.writable = x->options->writable,
+	};
+	struct json_out o;
+
+	plane_begin(&o);
+	link_put_export_add(&o, &arg);
+	plane_ask(p, r, &o, NULL, 0);
+}
+
+void
+plane_del_export(struct plane *p, const char *name, bool hard,
+		 struct plane_request *r)
+{
+	struct link_export_del_args arg = { .name = (char *)name,
+					    .hard = hard };
+	struct json_out o;
+
+	plane_begin(&o);
+	link_put_export_del(&o, &arg);
+	plane_ask(p, r, &o, NULL, 0);
+}

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * query-block and query-named-block-nodes.
+ */
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "daemon/daemon.h"
+#include "daemon/graph.h"
+#include "daemon/plane.h"
+#include "daemon/qmp-server.h"
+#include "schema/qmp-commands.h"
+
+static struct block_dirty_info *
+describe_bitmap(const struct bitmap *b)
+{
+	struct block_dirty_info *i = xzalloc(sizeof *i);
+
+	i->name = xstrdup(b->name);
+	i->count = (int64_t)bitmap_count(b);
+	i->granularity = (uint32_t)b->granularity;
+	i->recording = b->enabled;
+	i->busy = b->job || b->removing;
+	i->persistent = b->persistent;
+	if (b->inconsistent) {
+		i->has_inconsistent = true;
+		i->inconsistent = true;
+		i->x_reason = xstrdup(b->inconsistent);
+	}
+	return i;
+}
+
+static bool
+describe_bitmaps(const struct node *n, struct block_device_info *i)
+{
+	i->has_dirty_bitmaps = n->bitmaps != NULL;
+	for (const struct bitmap *b = n->bitmaps; b; b = b->next)
+		if (!block_dirty_info_list_append(&i->dirty_bitmaps,
+						  describe_bitmap(b)))
+			return false;
+	return true;
+}
+
+static struct image_info *
+describe_image(const struct node *n)
+{
+	struct image_info *i = xzalloc(sizeof *i);
+	struct stat st;
+
+	i->filename = xstrdup(n->filename);
+	i->format = xstrdup(blockdev_driver_str(n->options->driver));
+	i->virtual_size = (int64_t)n->size;
+	if (n->nfds && fstat(n->fds[0], &st) == 0) {
+		i->has_actual_size = true;
+		i->actual_size = (int64_t)st.st_blocks * 512;
+	}
+	return i;
+}
+
+static struct block_device_info *
+describe_node(const struct node *n, struct err *e)
+{
+	AUTO(block_device_info_free) struct block_device_info *i =
+		xzalloc(sizeof *i);
+	const struct blockdev_options *o = n->options;
+
+	i->file = xstrdup(n->filename);
+	i->node_name = xstrdup(n->name);
+	i->ro = n->read_only;
+	i->drv = xstrdup(blockdev_driver_str(o->driver));
+	i->active = true;
+	i->detect_zeroes = o->has_detect_zeroes ?
+				   o->detect_zeroes :
+				   BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
+	i->image = describe_image(n);
+	i->cache = xzalloc(sizeof *i->cache);
+	i->cache->writeback = true;
+	i->cache->direct = o->cache && o->cache->direct;
+	i->cache->no_flush = o->cache && o->cache->no_flush;
+	if (!describe_bitmaps(n, i)) {
+		(void)err_set(e, ERR_GENERIC, 0, "out of memory");
+		return NULL;
+	}
+	return steal(&i);
+}
+
+bool
+qmp_query_named_block_nodes(struct qmp_call *call,
+			    const struct qmp_query_named_block_nodes_args *arg,
+			    struct block_device_info_list *ret, struct err *e)
+{
+	struct daemon *d = qmp_call_opaque(call);
+
+	(void)arg; /* no node has a backing image: flat or not is the same */
+	for (const struct node *n = d->graph->nodes; n; n = n->next) {
+		struct block_device_info *i = describe_node(n, e);
+
+		if (!i || !block_device_info_list_append(ret, i))
+			return false;
+	}
+	return true;
+}
+
+bool
+qmp_query_block(struct qmp_call *call, struct block_info_list *ret,
+		struct err *e)
+{
+	struct daemon *d = qmp_call_opaque(call);
+
+	for (const struct export *x = d->graph->exports; x; x = x->next) {
+		struct block_info *i;
+
+		if (!x->options->writable)
+			continue;
+		i = xzalloc(sizeof *i);
+		i->device = xstrdup(x->options->id);
+		i->type = xstrdup("unknown");
+		i->inserted = describe_node(x->node, e);
+		if (!block_info_list_append(ret, i))
+			return err_set(e, ERR_GENERIC, 0, "out of memory");
+		if (!i->inserted)
+			return false;
+	}
+	return true;
+}
+
+/* --- x-query-cuts ------------------------------------------------------------------ */
+
+struct cuts_query {
+	struct plane_request r;
+	struct qmp_call *call;
+};
+
+static struct x_cut_stats *
+convert(const struct link_cut_stats *from)
+{
+	struct x_cut_stats *to = xzalloc(sizeof *to);
+
+	to->cuts = from->cuts;
+	to->max_closed_ns = from->max_closed_ns;
+	for (size_t i = 0; i < from->histogram.n; i++) {
+		struct x_cut_bucket *b = xzalloc(sizeof *b);
+
+		b->below_ns = from->histogram.v[i]->below_ns;
+		b->count = from->histogram.v[i]->count;
+		if (!x_cut_bucket_list_append(&to->histogram, b))
+			x_cut_bucket_free(b);
+	}
+	return to;
+}
+
+static void
+on_cut_stats(struct plane_request *r, const struct json *ret,
+	     struct link_msg *msg, const struct err *e)
+{
+	struct cuts_query *q = container_of(r, struct cuts_query, r);
+	AUTO(link_cut_stats_free) struct link_cut_stats *from = NULL;
+	AUTO(x_cut_stats_free) struct x_cut_stats *to = NULL;
+	struct err why = ERR_INIT;
+
+	(void)msg;
+	if (e) {
+		qmp_call_fail(q->call, e);
+	} else if (!link_got_cut_stats(ret, &from, &why)) {
+		qmp_call_fail(q->call, &why);
+	} else {
+		to = convert(from);
+		qmp_x_query_cuts_return(q->call, to);
+	}
+	free(q);
+}
+
+void
+qmp_x_query_cuts(struct qmp_call *call)
+{
+	struct daemon *d = qmp_call_opaque(call);
+	struct cuts_query *q = xzalloc(sizeof *q);
+	struct json_out o;
+
+	q->r.done = on_cut_stats;
+	q->call = call;
+	plane_begin(&o);
+	link_put_cut_stats(&o);
+	plane_ask(d->plane, &q->r, &o, NULL, 0);
+}

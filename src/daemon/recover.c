@@ -1,0 +1,758 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The steps of recovery, each of which ends by starting the next:
+ *
+ *   descriptors  the data plane hands out the images that it has open
+ *   nodes        every node of the registry is opened (worker, one by one)
+ *   bitmaps      epochs are mapped, exports are put in front
+ *   epochs       nodes and bitmaps agree with what the data plane records
+ *   save         rule 4
+ *   open         the data plane opens what it should have
+ *   exports      and offers it; what nobody knows is closed
+ *   options      --blockdev and --export of things that are not there yet
+ *
+ * After a death of the data plane only the steps from "open" on are needed.
+ */
+#include "daemon/recover.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "daemon/daemon.h"
+#include "daemon/exports.h"
+#include "daemon/graph.h"
+#include "daemon/identity.h"
+#include "daemon/job.h"
+#include "daemon/nodes.h"
+#include "daemon/plane-node.h"
+#include "daemon/registry.h"
+#include "daemon/sweep.h"
+#include "schema/config-types.h"
+
+/* A descriptor that the data plane kept. */
+struct kept {
+	char *name; /* owned: the node that it belongs to */
+	int fd;	    /* owned */
+};
+
+struct recovery {
+	struct daemon *d;
+	bool first;		   /* at the daemon's start */
+	struct registry_doc *doc;  /* owned, or NULL */
+	struct link_hello *hello;  /* owned while a recovery runs */
+	unsigned asked;		   /* answers that are awaited */
+	unsigned round;		   /* of which recovery they are */
+	void (*next)(struct recovery *r);
+	struct kept *kept; /* owned */
+	size_t n_kept;
+	size_t at; /* node or option that is worked on */
+	struct node_add add;
+	struct work work;
+	struct err e;
+};
+
+static void open_next_node(struct recovery *r);
+static void sync_epochs(struct recovery *r);
+static void open_in_plane(struct recovery *r);
+static void add_exports(struct recovery *r);
+static void add_options(struct recovery *r);
+
+/* --- asking the data plane --------------------------------------------------------- */
+
+struct ask {
+	struct plane_request r;
+	struct recovery *rec;
+	unsigned round;
+	struct node *node;   /* or NULL */
+	struct export *x;    /* or NULL */
+	const char *name;    /* or NULL: whose descriptor */
+	bool fatal;	     /* a failure ends the data plane */
+};
+
+static void
+one_less(struct recovery *r)
+{
+	void (*next)(struct recovery *) = r->next;
+
+	if (--r->asked)
+		return;
+	if (err_is_set(&r->e)) {
+		plane_give_up(r->d->plane, &r->e);
+		return;
+	}
+	next(r);
+}
+
+static void
+keep_descriptor(struct recovery *r, const char *name, struct link_msg *msg)
+{
+	if (msg->nfds == 0)
+		return;
+	r->kept = xrealloc(r->kept, r->n_kept + 1, sizeof r->kept[0]);
+	r->kept[r->n_kept].name = xstrdup(name);
+	r->kept[r->n_kept].fd = steal_fd(&msg->fds[0]);
+	r->n_kept++;
+}
+
+static void
+on_answer(struct plane_request *pr, const struct json *ret,
+	  struct link_msg *msg, const struct err *e)
+{
+	struct ask *a = container_of(pr, struct ask, r);
+	struct recovery *r = a->rec;
+	bool stale = a->round != r->round;
+
+	(void)ret;
+	if (!stale && e) {
+		if (a->fatal && !err_is_set(&r->e))
+			(void)err_move(&r->e, e);
+		else
+			log_warn("recovery: %s", e->msg);
+	}
+	if (!stale && !e) {
+		if (a->name)
+			keep_descriptor(r, a->name, msg);
+		if (a->node)
+			a->node->in_plane = true;
+		if (a->x)
+			a->x->in_plane = true;
+	}
+	free(a);
+	if (!stale)
+		one_less(r);
+}
+
+static struct ask *
+ask_new(struct recovery *r, bool fatal)
+{
+	struct ask *a = xzalloc(sizeof *a);
+
+	a->r.done = on_answer;
+	a->rec = r;
+	a->round = r->round;
+	a->fatal = fatal;
+	r->asked++;
+	return a;
+}
+
+/* The step holds one place itself, so that answers cannot end it early. */
+static void
+step_begin(struct recovery *r, void (*next)(struct recovery *))
+{
+	assert(r->asked == 0);
+	r->asked = 1;
+	r->next = next;
+}
+
+/* --- descriptors ---------------------------------------------------------------------- */
+
+static void
+ask_descriptors(struct recovery *r)
+{
+	step_begin(r, open_next_node);
+	for (size_t i = 0; i < r->hello->nodes.n; i++) {
+		struct link_node_descriptor_args arg = {
+			.node = r->hello->nodes.v[i]->node
+		};
+		struct ask *a = ask_new(r, true);
+		struct json_out o;
+
+		a->name = arg.node;
+		plane_begin(&o);
+		link_put_node_descriptor(&o, &arg);
+		plane_ask(r->d->plane, &a->r, &o, NULL, 0);
+	}
+	one_less(r);
+}
+
+/* The file at the bottom of a node of the registry. */
+static const char *
+bottom_reference(const struct blockdev_options *o)
+{
+	while (o->driver == BLOCKDEV_DRIVER_RAW) {
+		const struct blockdev_ref *ref = o->u.raw->file;
+
+		if (ref->type == JSON_STRING)
+			return ref->u.reference;
+		o = ref->u.definition;
+	}
+	return NULL;
+}
+
+/* The kept descriptor for the file of node @name: its own, or that of a node
+ * which stands on it.
+ */
+static int
+find_kept(const struct recovery *r, const char *name)
+{
+	for (size_t i = 0; i < r->n_kept; i++)
+		if (strcmp(r->kept[i].name, name) == 0)
+			return r->kept[i].fd;
+	for (size_t i = 0; i < r->doc->nodes.n; i++) {
+		const struct blockdev_options *o = r->doc->nodes.v[i]->options;
+		const char *below = bottom_reference(o);
+
+		if (below && strcmp(below, name) == 0)
+			return find_kept(r, o->node_name);
+	}
+	return -1;
+}
+
+/* --- nodes ------------------------------------------------------------------------------- */
+
+static void restore_exports(struct recovery *r);
+
+static void
+node_lost(const struct registry_node *n, const struct err *e)
+{
+	log_error("node '%s' is not brought back: %s", n->options->node_name,
+		  e->msg);
+	if (n->bitmaps.n)
+		log_error("node '%s': its %zu bitmaps are lost with it",
+			  n->options->node_name, n->bitmaps.n);
+}
+
+static void
+restore_bitmap(struct recovery *r, struct node *n,
+	       const struct registry_bitmap *from, const char *changed)
+{
+	struct bitmap *b = bitmap_new(n, from->name, from->granularity,
+				      from->persistent);
+	struct err e = ERR_INIT;
+
+	b->enabled = from->enabled;
+	if (from->inconsistent || changed) {
+		bitmap_set_inconsistent(b, from->inconsistent ?
+						   from->inconsistent :
+						   changed);
+		return;
+	}
+	for (size_t i = 0; i < from->epochs.n; i++) {
+		struct epoch_file *f = sweep_find_epoch(
+			r->d, from->epochs.v[i], n->size, &e);
+
+		if (!f) {
+			log_error("node '%s', bitmap '%s': %s", n->name,
+				  b->name, e.msg);
+			bitmap_set_inconsistent(
+				b, "its record of changes was lost with the "
+				   "host's memory");
+			return;
+		}
+		epoch_set_add(&b->set, f);
+		epoch_file_unref(f);
+	}
+}
+
+static void
+node_restored(struct recovery *r, struct node *n,
+	      const struct registry_node *from)
+{
+	const char *changed = NULL;
+
+	if (n->size != from->size)
+		changed = "the image's size was changed while Stillpoint did "
+			  "not run";
+	else if (from->identity)
+		changed = identity_changed(n, from->identity);
+	for (size_t i = 0; i < from->bitmaps.n; i++)
+		restore_bitmap(r, n, from->bitmaps.v[i], changed);
+	log_info("node '%s' is back with %zu bitmaps", n->name,
+		 from->bitmaps.n);
+}
+
+static void
+node_run(struct work *w)
+{
+	struct recovery *r = container_of(w, struct recovery, work);
+
+	(void)!node_add_open(&r->add, &r->e);
+}
+
+static void
+node_opened(struct work *w)
+{
+	struct recovery *r = container_of(w, struct recovery, work);
+	const struct registry_node *from = r->doc->nodes.v[r->at++];
+
+	if (err_is_set(&r->e)) {
+		node_lost(from, &r->e);
+		node_add_clear(&r->add);
+	} else {
+		node_restored(r, node_add_finish(&r->add), from);
+	}
+	err_clear(&r->e);
+	open_next_node(r);
+}
+
+static void
+use_kept(struct recovery *r, const struct registry_node *from)
+{
+	struct node *bottom = r->add.v[0];
+	int fd;
+
+	if (r->add.reference)
+		return;
+	fd = find_kept(r, from->options->node_name);
+	if (fd >= 0)
+		bottom->fds[bottom->nfds++] = dup_cloexec(fd);
+}
+
+static void
+open_next_node(struct recovery *r)
+{
+	const struct registry_node *from;
+
+	while (r->doc && r->at < r->doc->nodes.n) {
+		from = r->doc->nodes.v[r->at];
+		r->add = (struct node_add){ 0 };
+		if (!node_add_plan(&r->add, r->d, from->options, &r->e)) {
+			node_lost(from, &r->e);
+			err_clear(&r->e);
+			node_add_clear(&r->add);
+			r->at++;
+			continue;
+		}
+		use_kept(r, from);
+		r->work = (struct work){ .run = node_run,
+					 .done = node_opened };
+		work_submit(r->d->work, &r->d->loop, &r->work);
+		return;
+	}
+	restore_exports(r);
+}
+
+static void
+restore_exports(struct recovery *r)
+{
+	struct err e = ERR_INIT;
+	struct export *x;
+
+	for (size_t i = 0; r->doc && i < r->doc->exports.n; i++) {
+		struct block_export_options *o =
+			block_export_options_clone(r->doc->exports.v[i]);
+
+		if (export_new(r->d, o, &x, &e)) {
+			graph_add_export(r->d->graph, x);
+			continue;
+		}
+		log_error("export '%s' is not brought back: %s",
+			  r->doc->exports.v[i]->id, e.msg);
+		err_clear(&e);
+	}
+	for (size_t i = 0; r->doc && i < r->doc->jobs.n; i++) {
+		const struct registry_job *j = r->doc->jobs.v[i];
+
+		log_error("job '%s' failed: stillpointd ended while it ran",
+			  j->id);
+		job_add_lost(r->d, j->id, j->type);
+	}
+	sync_epochs(r);
+}
+
+/* --- epochs -------------------------------------------------------------------------------- */
+
+static struct link_node_info *
+find_info(const struct recovery *r, const char *name)
+{
+	for (size_t i = 0; i < r->hello->nodes.n; i++)
+		if (strcmp(r->hello->nodes.v[i]->node, name) == 0)
+			return r->hello->nodes.v[i];
+	return NULL;
+}
+
+static void
+record_in(struct node *n, struct epoch_file *f)
+{
+	for (struct bitmap *b = n->bitmaps; b; b = b->next)
+		if (b->enabled)
+			epoch_set_add(&b->set, f);
+}
+
+static struct epoch_file *
+make_epoch(struct recovery *r, struct node *n)
+{
+	struct epoch_file *f = epoch_file_new(r->d->cfg.shm,
+					      graph_take_id(r->d->graph),
+					      n->size, node_granularity(n));
+	struct err e = ERR_INIT;
+
+	if (epoch_file_make(f, &e))
+		return f;
+	epoch_file_unref(f);
+	log_error("node '%s' cannot be recorded: %s", n->name, e.msg);
+	for (struct bitmap *b = n->bitmaps; b; b = b->next)
+		if (b->enabled)
+			bitmap_set_inconsistent(b, e.msg);
+	return NULL;
+}
+
+/* The data plane has gone on without us. */
+static void
+sync_running(struct recovery *r, struct node *n, const struct link_node_info *i)
+{
+	struct epoch_file *f;
+	struct err e = ERR_INIT;
+
+	n->in_plane = true;
+	if (i->has_epoch) {
+		graph_see_id(r->d->graph, i->epoch);
+		f = sweep_find_epoch(r->d, i->epoch, n->size, &e);
+		if (f) {
+			n->epoch = f;
+			record_in(n, f); /* rule 1 */
+			return;
+		}
+		log_error("node '%s': %s", n->name, e.msg);
+	}
+	if (!node_records(n))
+		return;
+	/* Rule 2.  The data plane is made to record by closing the node there
+	 * and opening it again, which guests notice as a reconnect; it takes a
+	 * daemon that died in the middle of a command to get here.
+	 */
+	f = make_epoch(r, n);
+	if (!f)
+		return;
+	log_warn("node '%s' was not recorded for a while: everything counts "
+		 "as changed",
+		 n->name);
+	epoch_set(f->map, 0, n->size);
+	record_in(n, f);
+	epoch_file_unref(f);
+	n->restart = true;
+}
+
+static void
+sync_fresh(struct recovery *r, struct node *n)
+{
+	if (!node_records(n))
+		return;
+	n->epoch = make_epoch(r, n);
+	if (n->epoch)
+		record_in(n, n->epoch);
+}
+
+static void
+on_saved(void *opaque, const struct err *e)
+{
+	struct recovery *r = opaque;
+
+	if (e) {
+		daemon_fail(r->d, e);
+		return;
+	}
+	open_in_plane(r);
+}
+
+static void
+sync_epochs(struct recovery *r)
+{
+	for (struct node *n = r->d->graph->nodes; n; n = n->next) {
+		const struct link_node_info *i = find_info(r, n->name);
+
+		if (i)
+			sync_running(r, n, i);
+		else
+			sync_fresh(r, n);
+	}
+	for (size_t i = 0; i < r->n_kept; i++) {
+		(void)close(r->kept[i].fd);
+		free(r->kept[i].name);
+	}
+	free(r->kept);
+	r->kept = NULL;
+	r->n_kept = 0;
+	sweep_orphans(r->d);
+	registry_save(r->d->registry, on_saved, r); /* rule 4 */
+}
+
+/* --- the data plane gets what it should have --------------------------------------------------- */
+
+static bool
+knows_view(const struct graph *g, const struct link_node_info *i, uint64_t id)
+{
+	for (const struct node *n = g->nodes; n; n = n->next)
+		if (strcmp(n->name, i->node) == 0)
+			return graph_has_view(n, id);
+	return false;
+}
+
+/* Points in time that nobody reads any more cost guests time. */
+static void
+close_views(struct recovery *r, const struct link_node_info *i)
+{
+	for (size_t k = 0; k < i->views.n; k++) {
+		struct link_view_close_args arg = { .node = i->node,
+						    .view = i->views.v[k] };
+		struct json_out o;
+
+		if (knows_view(r->d->graph, i, arg.view))
+			continue;
+		plane_begin(&o);
+		link_put_view_close(&o, &arg);
+		plane_ask(r->d->plane, &ask_new(r, false)->r, &o, NULL, 0);
+	}
+}
+
+static bool
+wants_export(const struct recovery *r, const struct link_export_info *i)
+{
+	for (const struct export *x = r->d->graph->exports; x; x = x->next)
+		if (strcmp(x->name, i->name) == 0)
+			return strcmp(x->node->name, i->node) == 0 &&
+			       !x->node->restart;
+	return false;
+}
+
+/* Exports and nodes that the registry does not know, and nodes that must be
+ * opened anew.
+ */
+static void
+close_unknown(struct recovery *r)
+{
+	for (size_t k = 0; k < r->hello->exports.n; k++) {
+		struct link_export_info *i = r->hello->exports.v[k];
+
+		if (!wants_export(r, i))
+			plane_del_export(r->d->plane, i->name, true,
+					 &ask_new(r, false)->r);
+	}
+	for (size_t k = 0; k < r->hello->nodes.n; k++) {
+		struct link_node_info *i = r->hello->nodes.v[k];
+		struct node *n = graph_node(r->d->graph, i->node);
+
+		close_views(r, i);
+		if (n && n->exports && !n->restart)
+			continue;
+		plane_close_node(r->d->plane, i->node, &ask_new(r, true)->r);
+		if (n)
+			n->in_plane = false;
+	}
+}
+
+static void
+open_nodes(struct recovery *r)
+{
+	struct ask *a;
+
+	step_begin(r, add_exports);
+	for (struct node *n = r->d->graph->nodes; n; n = n->next) {
+		if (!n->exports || n->in_plane)
+			continue;
+		if (n->restart && !n->epoch && node_records(n)) {
+			n->epoch = make_epoch(r, n);
+			if (n->epoch)
+				record_in(n, n->epoch);
+		}
+		n->restart = false;
+		a = ask_new(r, true);
+		a->node = n;
+		plane_open_node(r->d->plane, n, &a->r);
+	}
+	one_less(r);
+}
+
+static void
+open_in_plane(struct recovery *r)
+{
+	step_begin(r, open_nodes);
+	close_unknown(r);
+	one_less(r);
+}
+
+static bool
+has_export(const struct recovery *r, const char *name)
+{
+	for (size_t i = 0; i < r->hello->exports.n; i++)
+		if (strcmp(r->hello->exports.v[i]->name, name) == 0)
+			return wants_export(r, r->hello->exports.v[i]);
+	return false;
+}
+
+static void
+add_exports(struct recovery *r)
+{
+	struct ask *a;
+
+	step_begin(r, add_options);
+	for (struct export *x = r->d->graph->exports; x; x = x->next) {
+		if (has_export(r, x->name)) {
+			x->in_plane = true;
+			continue;
+		}
+		a = ask_new(r, true);
+		a->x = x;
+		plane_add_export(r->d->plane, x, &a->r);
+	}
+	one_less(r);
+}
+
+/* --- --blockdev and --export ---------------------------------------------------------------- */
+
+static void
+finish(struct recovery *r)
+{
+	bool first = r->first;
+
+	link_hello_free(steal(&r->hello));
+	r->first = false;
+	registry_doc_free(steal(&r->doc));
+	if (first)
+		daemon_ready(r->d);
+}
+
+static void
+option_failed(struct recovery *r, const char *option, const struct err *e)
+{
+	struct err why = *e;
+
+	(void)err_prefix(&why, "%s: ", option);
+	daemon_fail(r->d, &why);
+}
+
+static void add_option_exports(struct recovery *r);
+
+static void
+on_option_export(void *opaque, const struct err *e)
+{
+	struct recovery *r = opaque;
+
+	if (e) {
+		option_failed(r, "--export", e);
+		return;
+	}
+	r->at++;
+	add_option_exports(r);
+}
+
+static void
+add_option_exports(struct recovery *r)
+{
+	const struct block_export_options_list *l = r->d->cfg.exports;
+
+	for (; l && r->at < l->n; r->at++) {
+		if (graph_export(r->d->graph, l->v[r->at]->id))
+			continue;
+		export_add(r->d, block_export_options_clone(l->v[r->at]),
+			   on_option_export, r);
+		return;
+	}
+	finish(r);
+}
+
+static void add_option_nodes(struct recovery *r);
+
+static void
+option_opened(struct work *w)
+{
+	struct recovery *r = container_of(w, struct recovery, work);
+
+	if (err_is_set(&r->e)) {
+		node_add_clear(&r->add);
+		option_failed(r, "--blockdev", &r->e);
+		return;
+	}
+	(void)node_add_finish(&r->add);
+	r->at++;
+	add_option_nodes(r);
+}
+
+static void
+add_option_nodes(struct recovery *r)
+{
+	const struct blockdev_options_list *l = r->d->cfg.blockdev;
+
+	for (; l && r->at < l->n; r->at++) {
+		const struct blockdev_options *o = l->v[r->at];
+
+		if (o->node_name && graph_node(r->d->graph, o->node_name))
+			continue;
+		r->add = (struct node_add){ 0 };
+		if (!node_add_plan(&r->add, r->d, o, &r->e)) {
+			node_add_clear(&r->add);
+			option_failed(r, "--blockdev", &r->e);
+			return;
+		}
+		r->work = (struct work){ .run = node_run,
+					 .done = option_opened };
+		work_submit(r->d->work, &r->d->loop, &r->work);
+		return;
+	}
+	r->at = 0;
+	add_option_exports(r);
+}
+
+static void
+add_options(struct recovery *r)
+{
+	plane_restored(r->d->plane);
+	if (!r->first) {
+		log_info("the data plane is back");
+		finish(r);
+		return;
+	}
+	r->at = 0;
+	add_option_nodes(r);
+}
+
+/* --- beginning and end ----------------------------------------------------------------------------- */
+
+void
+recover_set_registry(struct daemon *d, struct registry_doc *doc)
+{
+	struct recovery *r = xzalloc(sizeof *r);
+
+	r->d = d;
+	r->first = true;
+	r->doc = doc;
+	if (doc)
+		graph_see_id(d->graph, doc->next_id);
+	d->recovery = r;
+}
+
+void
+recover_begin(struct daemon *d, struct link_hello *hello)
+{
+	struct recovery *r = d->recovery;
+
+	r->round++;
+	r->asked = 0;
+	err_clear(&r->e);
+	link_hello_free(r->hello);
+	r->hello = hello;
+	if (r->first && r->at == 0 && r->doc)
+		ask_descriptors(r);
+	else if (r->first && r->at == 0)
+		sync_epochs(r);
+	else
+		open_in_plane(r);
+}
+
+void
+recover_interrupted(struct daemon *d)
+{
+	d->recovery->round++; /* answers that still come are of the past */
+	d->recovery->asked = 0;
+	for (struct node *n = d->graph->nodes; n; n = n->next)
+		n->in_plane = false;
+	for (struct export *x = d->graph->exports; x; x = x->next)
+		x->in_plane = false;
+}
+
+void
+recover_free(struct daemon *d)
+{
+	struct recovery *r = d->recovery;
+
+	if (!r)
+		return;
+	link_hello_free(r->hello);
+	registry_doc_free(r->doc);
+	node_add_clear(&r->add);
+	free(r);
+}

@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/registry.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/park.h"
+#include "daemon/daemon.h"
+#include "daemon/graph.h"
+#include "daemon/identity.h"
+#include "daemon/job.h"
+#include "json/json.h"
+#include "json/out.h"
+
+#define FILE_NAME "registry.json"
+#define NEW_NAME  "registry.json.new"
+#define MAX_TEXT  ((size_t)256 << 20)
+#define VERSION	  1
+
+enum op_kind { SAVE, STAGE, PUBLISH };
+
+/* Somebody who waits. */
+struct op {
+	struct op *next;
+	enum op_kind kind;
+	registry_done *done;
+	void *opaque;
+};
+
+struct registry {
+	struct daemon *d; /* borrowed */
+	bool held;
+	struct op *queue, **tail;
+	/* What the worker does now: */
+	struct work work;
+	bool busy;
+	enum op_kind kind;
+	struct op *batch; /* who waits for it */
+	struct json_out text;
+	struct err e;
+	struct task pump_task;
+};
+
+/* --- encoding ---------------------------------------------------------------- */
+
+static struct registry_bitmap *
+describe_bitmap(const struct bitmap *b)
+{
+	struct registry_bitmap *r = xzalloc(sizeof *r);
+
+	r->name = xstrdup(b->name);
+	r->granularity = b->granularity;
+	r->persistent = b->persistent;
+	r->enabled = b->enabled;
+	r->inconsistent = b->inconsistent ? xstrdup(b->inconsistent) : NULL;
+	r->epochs.v = xcalloc(b->set.n, sizeof r->epochs.v[0]);
+	r->epochs.n = b->set.n;
+	for (size_t i = 0; i < b->set.n; i++)
+		r->epochs.v[i] = b->set.v[i]->id;
+	return r;
+}
+
+/* Lists are kept newest first and written oldest first. */
+static void
+describe_bitmaps(const struct bitmap *b, struct registry_bitmap_list *to)
+{
+	if (!b)
+		return;
+	describe_bitmaps(b->next, to);
+	if (!b->removing && !registry_bitmap_list_append(to,
+							 describe_bitmap(b)))
+		abort();
+}
+
+static struct registry_node *
+describe_node(const struct node *n)
+{
+	struct registry_node *r = xzalloc(sizeof *r);
+
+	r->options = blockdev_options_clone(n->options);
+	r->size = n->size;
+	r->identity = identity_of(n);
+	describe_bitmaps(n->bitmaps, &r->bitmaps);
+	return r;
+}
+
+static void
+describe_nodes(const struct node *n, struct registry_node_list *to)
+{
+	if (!n)
+		return;
+	describe_nodes(n->next, to);
+	if (n->monitor_owned &&
+	    !registry_node_list_append(to, describe_node(n)))
+		abort();
+}
+
+static void
+describe_exports(const struct export *x, struct block_export_options_list *to)
+{
+	if (!x)
+		return;
+	describe_exports(x->next, to);
+	if (!x->shutting_down &&
+	    !block_export_options_list_append(
+		    to, block_export_options_clone(x->options)))
+		abort();
+}
+
+static void
+describe_jobs(const struct job *j, struct registry_job_list *to)
+{
+	struct registry_job *r;
+
+	for (; j; j = j->next) {
+		if (j->status == JOB_STATUS_CONCLUDED || j->ended)
+			continue;
+		r = xzalloc(sizeof *r);
+		r->id = xstrdup(j->id);
+		r->type = j->type;
+		r->device = xstrdup("");
+		if (!registry_job_list_append(to, r))
+			abort();
+	}
+}
+
+static void
+encode(struct registry *r)
+{
+	AUTO(registry_doc_free) struct registry_doc *doc = xzalloc(sizeof *doc);
+
+	doc->version = VERSION;
+	doc->next_id = r->d->graph->next_id;
+	doc->boot_id = boot_id();
+	describe_nodes(r->d->graph->nodes, &doc->nodes);
+	describe_exports(r->d->graph->exports, &doc->exports);
+	describe_jobs(jobs_first(r->d->jobs), &doc->jobs);
+	json_out_init(&r->text, MAX_TEXT);
+	registry_doc_encode(&r->text, doc);
+	json_out_bytes(&r->text, "\n", 1);
+}
+
+/* --- writing (worker) ---------------------------------------------------------- */
+
+static bool
+write_new(struct registry *r, struct err *e)
+{
+	AUTO(close) int fd = openat(r->d->state.fd, NEW_NAME,
+				    O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
+				    0600);
+	const char *p = r->text.text;
+	size_t left = r->text.len;
+
+	if (fd < 0)
+		return err_set(e, ERR_GENERIC, errno,
+			       "cannot write the registry in '%s'",
+			       r->d->state.path);
+	while (left) {
+		ssize_t n = write(fd, p, left);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_set(e, ERR_GENERIC, errno,
+				       "cannot write the registry in '%s'",
+				       r->d->state.path);
+		p += n;
+		left -= (size_t)n;
+	}
+	PARK("registry.written");
+	if (fsync(fd) < 0)
+		return err_set(e, ERR_GENERIC, errno,
+			       "cannot sync the registry in '%s'",
+			       r->d->state.path);
+	return true;
+}
+
+static bool
+publish(struct registry *r, struct err *e)
+{
+	int dir = r->d->state.fd;
+
+	PARK("registry.publish");
+	if (renameat(dir, NEW_NAME, dir, FILE_NAME) < 0 || fsync(dir) < 0)
+		return err_set(e, ERR_GENERIC, errno,
+			       "cannot replace the registry in '%s'",
+			       r->d->state.path);
+	return true;
+}
+
+static void
+run(struct work *w)
+{
+	struct registry *r = container_of(w, struct registry, work);
+
+	switch (r->kind) {
+	case SAVE:
+		if (json_out_check(&r->text, &r->e) && write_new(r, &r->e))
+			(void)publish(r, &r->e);
+		break;
+	case STAGE:
+		if (json_out_check(&r->text, &r->e))
+			(void)write_new(r, &r->e);
+		break;
+	case PUBLISH: (void)publish(r, &r->e); break;
+	}
+}
+
+/* --- the queue (loop) ----------------------------------------------------------- */
+
+static void pump(struct registry *r);
+
+static void
+done(struct work *w)
+{
+	struct registry *r = container_of(w, struct registry, work);
+	struct op *op = r->batch, *next;
+	struct err e = r->e;
+
+	r->batch = NULL;
+	r->busy = false;
+	if (r->kind != PUBLISH)
+		json_out_destroy(&r->text);
+	for (; op; op = next) {
+		next = op->next;
+		op->done(op->opaque, err_is_set(&e) ? &e : NULL);
+		free(op);
+	}
+	pump(r);
+}
+
+static bool
+may_run(const struct registry *r, const struct op *op)
+{
+	return r->held ? op->kind != SAVE : true;
+}
+
+/* Take the first operation that may run; with a save, all of them: one file
+ * serves everybody who waits.
+ */
+static bool
+take_batch(struct registry *r)
+{
+	struct op **p = &r->queue, **tail = &r->batch;
+
+	while (*p && !may_run(r, *p))
+		p = &(*p)->next;
+	if (!*p)
+		return false;
+	r->kind = (*p)->kind;
+	while (*p) {
+		struct op *op = *p;
+
+		if (op->kind != r->kind ||
+		    (r->kind != SAVE && r->batch)) {
+			p = &op->next;
+			continue;
+		}
+		*p = op->next;
+		op->next = NULL;
+		*tail = op;
+		tail = &op->next;
+	}
+	r->tail = &r->queue;
+	while (*r->tail)
+		r->tail = &(*r->tail)->next;
+	return true;
+}
+
+static void
+pump(struct registry *r)
+{
+	if (r->busy || !take_batch(r))
+		return;
+	r->busy = true;
+	r->e = (struct err)ERR_INIT;
+	if (r->kind != PUBLISH)
+		encode(r);
+	r->work = (struct work){ .run = run, .done = done };
+	work_submit(r->d->work, &r->d->loop, &r->work);
+}
+
+static void
+on_pump(struct task *t)
+{
+	pump(container_of(t, struct registry, pump_task));
+}
+
+static void
+submit(struct registry *r, enum op_kind kind, registry_done *fn, void *opaque)
+{
+	struct op *op = xzalloc(sizeof *op);
+
+	op->kind = kind;
+	op->done = fn;
+	op->opaque = opaque;
+	*r->tail = op;
+	r->tail = &op->next;
+	/* deferred, so that what happens in this turn shares one file */
+	if (!r->pump_task.queued)
+		loop_defer(&r->d->loop, &r->pump_task);
+}
+
+void
+registry_save(struct registry *r, registry_done *fn, void *opaque)
+{
+	submit(r, SAVE, fn, opaque);
+}
+
+void
+registry_hold(struct registry *r)
+{
+	assert(!r->held);
+	r->held = true;
+}
+
+void
+registry_stage(struct registry *r, registry_done *fn, void *opaque)
+{
+	assert(r->held);
+	submit(r, STAGE, fn, opaque);
+}
+
+void
+registry_publish(struct registry *r, registry_done *fn, void *opaque)
+{
+	assert(r->held);
+	submit(r, PUBLISH, fn, opaque);
+}
+
+void
+registry_release(struct registry *r)
+{
+	assert(r->held);
+	r->held = false;
+	if (!r->pump_task.queued)
+		loop_defer(&r->d->loop, &r->pump_task);
+}
+
+struct registry *
+registry_new(struct daemon *d)
+{
+	struct registry *r = xzalloc(sizeof *r);
+
+	r->d = d;
+	r->tail = &r->queue;
+	r->pump_task.fn = on_pump;
+	return r;
+}
+
+void
+registry_free(struct registry *r)
+{
+	struct op *op;
+
+	while ((op = r->queue)) {
+		r->queue = op->next;
+		free(op);
+	}
+	loop_cancel(&r->d->loop, &r->pump_task);
+	free(r);
+}
+
+/* --- reading ---------------------------------------------------------------------- */
+
+static bool
+read_text(int fd, char **out, size_t *len, struct err *e)
+{
+	struct stat st;
+	char *p;
+	size_t got = 0;
+
+	if (fstat(fd, &st) < 0)
+		return err_set(e, ERR_GENERIC, errno, "cannot look at it");
+	if ((uint64_t)st.st_size > MAX_TEXT)
+		return err_set(e, ERR_GENERIC, EFBIG, "cannot read it");
+	p = *out = xzalloc((size_t)st.st_size + 1);
+	while (got < (size_t)st.st_size) {
+		ssize_t n = read(fd, p + got, (size_t)st.st_size - got);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return err_set(e, ERR_GENERIC, n ? errno : EIO,
+				       "cannot read it");
+		got += (size_t)n;
+	}
+	*len = got;
+	return true;
+}
+
+bool
+registry_load(struct daemon *d, struct registry_doc **out, struct err *e)
+{
+	AUTO(close) int fd = openat(d->state.fd, FILE_NAME,
+				    O_RDONLY | O_CLOEXEC);
+	AUTO(json_free) struct json *j = NULL;
+	AUTO(free) char *text = NULL;
+	size_t len = 0;
+
+	*out = NULL;
+	(void)unlinkat(d->state.fd, NEW_NAME, 0); /* of an unfinished change */
+	if (fd < 0 && errno == ENOENT)
+		return true;
+	if (fd < 0)
+		return err_set(e, ERR_GENERIC, errno,
+			       "cannot open the registry '%s/" FILE_NAME "'",
+			       d->state.path);
+	if (!read_text(fd, &text, &len, e) || !json_parse(text, len, &j, e) ||
+	    !registry_doc_decode(j, NULL, out, e))
+		return err_prefix(e, "the registry '%s/" FILE_NAME "': ",
+				  d->state.path);
+	if ((*out)->version == VERSION)
+		return true;
+	return err_set(e, ERR_GENERIC, 0,
+		       "the registry '%s/" FILE_NAME
+		       "' has version %u, and we know %d",
+		       d->state.path, (*out)->version, VERSION);
+}

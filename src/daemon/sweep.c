@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/sweep.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/daemon.h"
+#include "daemon/graph.h"
+
+static struct epoch_file *
+in_set(const struct epoch_set *s, uint64_t id)
+{
+	for (size_t i = 0; i < s->n; i++)
+		if (s->v[i]->id == id)
+			return s->v[i];
+	return NULL;
+}
+
+static struct epoch_file *
+in_memory(const struct graph *g, uint64_t id)
+{
+	struct epoch_file *f;
+
+	for (const struct node *n = g->nodes; n; n = n->next) {
+		if (n->epoch && n->epoch->id == id)
+			return n->epoch;
+		for (const struct bitmap *b = n->bitmaps; b; b = b->next)
+			if ((f = in_set(&b->set, id)))
+				return f;
+	}
+	return NULL;
+}
+
+struct epoch_file *
+sweep_find_epoch(struct daemon *d, uint64_t id, uint64_t size, struct err *e)
+{
+	struct epoch_file *f = in_memory(d->graph, id);
+
+	if (f)
+		return epoch_file_ref(f);
+	if (!epoch_file_open(d->cfg.shm, id, &f, e))
+		return NULL;
+	if (f->size == size)
+		return f;
+	(void)err_set(e, ERR_GENERIC, 0,
+		      "epoch %" PRIu64 " is of a disk of another size", id);
+	epoch_file_unref(f);
+	return NULL;
+}
+
+static bool
+wanted(const struct graph *g, const char *name)
+{
+	uint64_t id;
+	int used = 0;
+
+	if (sscanf(name, "epoch-%" SCNu64 "%n", &id, &used) == 1 &&
+	    !name[used])
+		return in_memory(g, id) != NULL;
+	return false;
+}
+
+static void
+sweep(const struct graph *g, const char *path)
+{
+	DIR *dir = opendir(path);
+	struct dirent *de;
+
+	if (!dir)
+		return;
+	while ((de = readdir(dir)))
+		if ((strncmp(de->d_name, "epoch-", 6) == 0 ||
+		     strncmp(de->d_name, "view-", 5) == 0) &&
+		    !wanted(g, de->d_name))
+			(void)unlinkat(dirfd(dir), de->d_name, 0);
+	(void)closedir(dir);
+}
+
+void
+sweep_orphans(struct daemon *d)
+{
+	sweep(d->graph, d->cfg.shm);
+	sweep(d->graph, d->cfg.store);
+}
+
+int
+dup_cloexec(int fd)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	assert(copy >= 0);
+	return copy;
+}

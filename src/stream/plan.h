@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What a stream has to copy, in order of offset: runs of the copy set, each
+ * data or zero.  Looking for them may block (a disk is asked for its holes),
+ * so it is done by one thread at a time without a lock: plan_look() by
+ * whoever has the planner's role, everything else under the stream's lock.
+ */
+#ifndef STREAM_PLAN_H
+#define STREAM_PLAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "stream/ranges.h"
+#include "tracking/epoch.h"
+#include "view/reader.h"
+
+#define PLAN_RUNS 64
+
+/* Zeroes that are shorter than this travel with the data around them: a
+ * request costs about as much as sending so many bytes.
+ */
+#define PLAN_MIN_ZERO (UINT64_C(32) << 10)
+
+struct plan {
+	/* set at the start */
+	const struct view_reader *reader; /* borrowed */
+	struct dirty copy; /* unit is the job's cluster */
+	uint64_t limit; /* nothing at or beyond it is copied */
+	uint64_t align; /* a zero run begins and ends at multiples of it */
+
+	/* the planner's */
+	uint64_t at; /* everything before was looked at */
+	uint64_t dirty_end; /* of the dirty range that @at is in */
+	struct run found[PLAN_RUNS];
+	unsigned nfound;
+
+	/* under the stream's lock */
+	struct run run[PLAN_RUNS];
+	unsigned first, n;
+	bool complete; /* nothing will be found any more */
+	bool looking; /* somebody has the planner's role */
+	uint64_t ahead; /* readahead was asked for up to here */
+};
+
+/* Find the next runs; planner only. */
+void plan_look(struct plan *p);
+
+/* Make what was found available.  Locked; gives up the planner's role. */
+void plan_publish(struct plan *p);
+
+/* Cut the next piece: at most @max_data (a power of two that pieces do not
+ * cross) or @max_zero bytes.  False when there is nothing (yet).  Locked.
+ */
+bool plan_take(struct plan *p, uint64_t max_data, uint64_t max_zero,
+	       struct run *out);
+
+/* What to read ahead after a piece was taken: false when nothing.  Locked. */
+bool plan_ahead(struct plan *p, const struct run *taken, struct run *out);
+
+#endif

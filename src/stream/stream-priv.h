@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The inside of a stream: what its lanes share (stream.c) and what each has
+ * for itself (lane.c, lane-io.c).
+ */
+#ifndef STREAM_STREAM_PRIV_H
+#define STREAM_STREAM_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/mtx.h"
+#include "stream/buffers.h"
+#include "stream/pace.h"
+#include "stream/plan.h"
+#include "stream/stream.h"
+#include "stream/target-priv.h"
+
+#define STREAM_LANES 4 /* at most, of one stream */
+#define LANE_PIECES  16 /* in flight of one lane */
+#define PIECE_OPS    8 /* requests that one piece may become */
+
+#define MAX_ZERO (UINT64_C(1) << 30)
+
+struct lane;
+
+/* One request at the server.  Belongs to libnbd from its submission until it
+ * appears in lane->completed.
+ */
+struct op {
+	struct lane *lane; /* borrowed */
+	struct piece *piece; /* borrowed; NULL: the lane's flush */
+	int error; /* errno value */
+	struct op *next; /* while in lane->completed */
+};
+
+/* A piece of work of one lane, from its being taken until every request it
+ * became is completed.
+ */
+struct piece {
+	struct run run;
+	unsigned nops; /* submitted */
+	unsigned pending; /* of them not completed */
+	int error; /* first errno of them */
+	uint64_t zeroed; /* bytes of it that are sent as requests to zero */
+	void *buf; /* owned; NULL for zeroes */
+	struct op ops[PIECE_OPS];
+	struct piece *next; /* while free */
+};
+
+enum lane_state {
+	LANE_START, /* no connection yet */
+	LANE_CONNECTING, /* the handshake is under way */
+	LANE_READY,
+	LANE_WAITING, /* for the next try to connect */
+	LANE_LEFT, /* nothing happens any more */
+};
+
+struct lane {
+	struct stream *s; /* borrowed */
+	unsigned number;
+	pthread_t thread;
+	struct loop loop; /* the thread's own, while @live */
+	bool live; /* under s->lock: the loop can be posted to */
+	bool hungry; /* under s->lock: waits for the planner */
+	atomic_bool kicked; /* @kick is posted and did not run yet */
+	struct task kick;
+	struct task again; /* deferred: there is more to do at once */
+	struct buffers_waiter waiter;
+
+	/* The rest is the thread's. */
+	enum lane_state state;
+	struct nbd_handle *h; /* owned; NULL without a connection */
+	bool usable; /* counted in s->usable */
+	bool ever; /* was connected before */
+	ev_io io;
+	int io_events;
+	ev_timer timer;
+	uint64_t wake_at; /* when the timer runs; 0: it does not */
+	uint64_t connect_until, give_up_at, next_try; /* while not READY */
+
+	struct piece pieces[LANE_PIECES];
+	struct piece *free;
+	unsigned in_flight; /* pieces */
+	unsigned unsent; /* pieces taken since the socket is full */
+	void *spare; /* owned: a buffer for the next piece */
+	struct op *completed, **completed_tail;
+	bool nothing_left; /* the last try to take said so */
+
+	struct ranges acked; /* acknowledged since the last flush was sent */
+	struct ranges flushing; /* covered by the flush in flight */
+	struct op flush_op;
+	bool flush_in_flight;
+	uint64_t flush_sent, next_flush, last_answer;
+	uint64_t stop_at; /* when draining ends */
+};
+
+enum stop_reason { STOP_NOT, STOP_SUCCESS, STOP_FAILED, STOP_CANCELLED };
+
+struct stream {
+	struct stream_options o; /* name is owned */
+	uint64_t limit; /* end of what is copied */
+	uint64_t piece; /* size of pieces of data, a power of two */
+	struct buffers_share buffers;
+
+	_Atomic uint64_t offset, length; /* of stream_progress */
+	atomic_int stop; /* enum stop_reason; moves once, locked */
+
+	struct mtx lock; /* LOCK_STREAM; guards the following */
+	struct plan plan;
+	struct ranges again; /* to be sent once more */
+	struct pace pace;
+	uint64_t max_zero;
+	uint64_t outstanding; /* bytes taken, and not durable or given back */
+	unsigned in_flight; /* pieces and flushes of all lanes */
+	unsigned usable; /* lanes with a connection */
+	unsigned running; /* lanes whose threads have not finished */
+	unsigned started; /* lanes whose threads were started */
+	bool any_acked;
+	bool pausing, paused_posted;
+	struct stream_result result;
+
+	struct task paused_task, finished_task; /* for o.loop */
+	struct lane lanes[STREAM_LANES];
+};
+
+uint64_t stream_now(void); /* monotonic, nanoseconds */
+
+/* --- stream.c, for the lanes: any thread ------------------------------------ */
+
+enum take {
+	TAKE_WORK,
+	TAKE_WAIT, /* the lane will be kicked */
+	TAKE_LATER, /* not before *later (nanoseconds, monotonic) */
+	TAKE_NOTHING, /* all is handed out; some may come back (kick) */
+};
+
+enum take stream_take(struct lane *l, struct run *out, struct run *ahead,
+		      uint64_t *later);
+
+/* The whole piece was acknowledged (before it is durable). */
+void stream_acked(struct stream *s, const struct run *r, unsigned requests,
+		  uint64_t zeroed);
+
+/* @bytes are safe at the target. */
+void stream_durable(struct stream *s, uint64_t bytes);
+
+/* A flush goes out (+1), or is answered (-1). */
+void stream_flush_moves(struct stream *s, int by);
+
+/* A piece that was in flight, or ranges that were not flushed, are to be
+ * sent again.
+ */
+void stream_give_back(struct stream *s, const struct run *r);
+void stream_give_back_ranges(struct stream *s, struct ranges *r);
+void stream_kick_all(struct stream *s);
+
+/* Ends the stream with @e unless it is ending already. */
+void stream_fail(struct stream *s, enum stream_side side, const struct err *e);
+
+/* All is handed out and durable: the stream ends well. */
+void stream_maybe_finish(struct stream *s);
+
+/* Start the other lanes that are worth it (first lane's thread). */
+void stream_start_lanes(struct stream *s);
+
+/* A lane gained (+1) or lost (-1) its connection; returns how many have one. */
+unsigned stream_usable(struct stream *s, int by);
+void stream_reconnected(struct stream *s);
+
+/* The last thing that a lane's thread does. */
+void stream_lane_finished(struct stream *s);
+
+/* --- lane.c ------------------------------------------------------------------ */
+
+void *lane_run(void *arg); /* the thread */
+void lane_init(struct lane *l, struct stream *s, unsigned number);
+
+/* Wake the lane's thread.  s->lock or the pool's is held: the lane is live. */
+void lane_kick(struct lane *l);
+
+/* The connection is gone.  @os says why (an errno value). */
+void lane_lost(struct lane *l, int os);
+
+/* --- lane-io.c: the lane's thread -------------------------------------------- */
+
+/* Handle what has completed.  False: the connection was lost meanwhile. */
+bool lane_reap(struct lane *l);
+
+/* Take work, read it and submit it, as much as is good now.  *later: when to
+ * try again by the clock, 0: when kicked or when something completes.
+ */
+void lane_feed(struct lane *l, uint64_t *later);
+void lane_flush(struct lane *l);
+
+/* Is it time for a flush?  *later as above. */
+bool lane_flush_due(const struct lane *l, uint64_t *later);
+
+/* Nothing of this lane is in flight any more: return everything. */
+void lane_abandon(struct lane *l);
+
+#endif

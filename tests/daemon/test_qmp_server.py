@@ -1,0 +1,746 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The rules at the head of src/daemon/qmp-server.h, and how sessions begin
+and end.  The server is the real one, in the program tests/daemon/stand-in
+(environment variable STAND_IN), whose commands take as long, and answer as
+much, as a test asks for.
+"""
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+
+import pytest
+
+MIB = 1 << 20
+MAX_SESSIONS = 64
+OUT_HARD = 64 * MIB
+EVENT = 1000 * 1000     # bytes, of a large event
+STAND_IN = os.environ.get("STAND_IN", "/tmp/build-h4/tests/daemon/stand-in")
+SHUTTING_DOWN = "stillpointd is shutting down"
+
+
+class Client:
+    def __init__(self, path, negotiate=True):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(20)
+        self.sock.connect(path)
+        self.buffer = b""
+        self.events = []
+        self.greeting = self.message()
+        if negotiate:
+            assert self.cmd("qmp_capabilities") == {}
+
+    def line(self):
+        """One line with its end; b"" at the end of the stream."""
+        chunks = [self.buffer]
+        while b"\n" not in chunks[-1]:
+            data = self.sock.recv(1 << 20)
+            if not data:
+                break
+            chunks.append(data)
+        whole = b"".join(chunks)
+        line, end, self.buffer = whole.partition(b"\n")
+        return line + end
+
+    def message(self):
+        line = self.line()
+        if not line:
+            return None
+        assert line.endswith(b"\r\n"), line
+        return json.loads(line)
+
+    def reply(self):
+        while True:
+            m = self.message()
+            if m is None or "event" not in m:
+                return m
+            self.events.append(m)
+
+    def send(self, command, id=None, **args):
+        request = {"execute": command}
+        if args:
+            request["arguments"] = args
+        if id is not None:
+            request["id"] = id
+        self.sock.sendall(json.dumps(request).encode() + b"\n")
+
+    def cmd(self, command, **args):
+        self.send(command, **args)
+        m = self.reply()
+        assert m is not None, "the connection was closed"
+        return m["return"] if "return" in m else m
+
+    def closed(self):
+        """Is the stream at its end, whatever was sent before?"""
+        try:
+            while self.line():
+                pass
+        except ConnectionResetError:
+            pass
+        return True
+
+    def close(self):
+        self.sock.close()
+
+
+class Server:
+    def __init__(self, directory, *args):
+        self.path = str(directory / "qmp.sock")
+        self.log_path = directory / "log"
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen(
+                [STAND_IN, *args, "unix:" + self.path], stderr=log)
+        self.wait_log("ready")
+
+    def log(self):
+        return self.log_path.read_text()
+
+    def wait_log(self, text, timeout=10):
+        end = time.monotonic() + timeout
+        while text not in self.log():
+            assert time.monotonic() < end, "no %r in: %s" % (text, self.log())
+            assert self.process.poll() is None or text in self.log(), \
+                self.log()
+            time.sleep(0.005)
+
+    def client(self, **kw):
+        return Client(self.path, **kw)
+
+    def wait_end(self):
+        return self.process.wait(timeout=20)
+
+    def assert_memory_below(self, limit):
+        """Resident memory; a sanitizer's own is too much to tell."""
+        with open("/proc/%d/maps" % self.process.pid) as f:
+            if "san.so" in f.read():
+                return
+        with open("/proc/%d/status" % self.process.pid) as f:
+            kib = [int(line.split()[1]) for line in f
+                   if line.startswith("VmRSS:")]
+        assert kib[0] * 1024 < limit
+
+    def cpu(self):
+        with open("/proc/%d/stat" % self.process.pid) as f:
+            fields = f.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def stop(server):
+    if server.process.poll() is None:
+        server.process.send_signal(signal.SIGTERM)
+    try:
+        code = server.process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        server.process.wait()
+        raise
+    assert code == 0, server.log()
+    assert not os.path.exists(server.path)
+
+
+@pytest.fixture
+def make_server(tmp_path):
+    """Makes servers; each must end well."""
+    made = []
+
+    def make(*args):
+        made.append(Server(tmp_path, *args))
+        return made[-1]
+    yield make
+    for s in made:
+        stop(s)
+
+
+@pytest.fixture
+def server(make_server):
+    return make_server()
+
+
+@pytest.fixture
+def slow_end_server(make_server):
+    return make_server("--shutdown-ms", "300")
+
+
+# How sessions begin
+
+def test_the_greeting_comes_first_and_offers_no_capability(server):
+    c = server.client(negotiate=False)
+    assert c.greeting["QMP"]["capabilities"] == []
+    version = c.greeting["QMP"]["version"]
+    assert version["qemu"]["major"] >= 10
+    assert version["package"].startswith("stillpoint-")
+    assert c.cmd("qmp_capabilities") == {}
+    assert c.cmd("query-version") == version
+
+
+def test_nothing_but_qmp_capabilities_comes_before_negotiation(server):
+    c = server.client(negotiate=False)
+    for command in "test-log", "query-commands", "no-such-command", "quit":
+        c.send(command, id=command)
+        assert c.reply() == {
+            "error": {"class": "CommandNotFound",
+                      "desc": "Expecting capabilities negotiation with "
+                              "'qmp_capabilities'"},
+            "id": command}
+    assert c.cmd("qmp_capabilities", enable=[]) == {}
+    assert c.cmd("test-log") == []
+
+
+def test_negotiation_happens_once(server):
+    c = server.client()
+    assert c.cmd("qmp_capabilities")["error"] == {
+        "class": "CommandNotFound",
+        "desc": "Capabilities negotiation is already complete, "
+                "command ignored"}
+
+
+def test_capabilities_that_were_not_offered_are_refused(server):
+    c = server.client(negotiate=False)
+    assert c.cmd("qmp_capabilities", enable=["oob"])["error"] == {
+        "class": "GenericError", "desc": "Capability oob not available"}
+    assert c.cmd("qmp_capabilities", enable=["nope"])["error"]["desc"] == \
+        "Parameter 'null' does not accept value 'nope'"
+    assert c.cmd("qmp_capabilities") == {}
+
+
+@pytest.mark.parametrize("id", [0, -1, 1.5, "a\u00e9", None, True, [1, [2]],
+                                {"a": {"b": []}}])
+def test_an_id_of_any_type_is_echoed(server, id):
+    c = server.client()
+    for request in (b'{"execute": "test-log", "id": %s}',
+                    b'{"execute": "no-such-command", "id": %s}',
+                    b'{"execute": "test-slow-query", '
+                    b'"arguments": {"ms": 1}, "id": %s}',
+                    b'{"execute": 1, "id": %s}'):
+        c.sock.sendall(request % json.dumps(id).encode())
+        m = c.reply()
+        assert "id" in m and m["id"] == id
+
+
+def test_requests_may_come_byte_by_byte_or_many_in_one_packet(server):
+    c = server.client()
+    for byte in b'{"execute": "test-echo", "arguments": {"value": 7}}':
+        c.sock.sendall(bytes([byte]))
+    assert c.reply() == {"return": {"value": 7}}
+    c.sock.sendall(b'{"execute":"test-echo","arguments":{"value":1}}'
+                   b'{"execute":"test-echo","arguments":{"value":2}}\n\n')
+    assert [c.reply()["return"]["value"] for _ in range(2)] == [1, 2]
+
+
+def test_errors_leave_the_session_usable(server):
+    c = server.client()
+    c.sock.sendall(b'{"execute": }')
+    assert "JSON parse error" in c.reply()["error"]["desc"]
+    c.sock.sendall(b"[1]")
+    assert c.reply()["error"]["desc"] == "QMP input must be a JSON object"
+    assert c.cmd("test-slow-change", tag="x", ms=1, fail=True)["error"] == {
+        "class": "GenericError", "desc": "asked to fail"}
+    assert c.cmd("test-echo")["error"]["desc"] == "Parameter 'value' is missing"
+    assert c.cmd("test-echo", value=3) == {"value": 3}
+
+
+# Rule 1
+
+def test_rule_1_pipelined_requests_are_answered_in_order(server):
+    c = server.client()
+    n = 2000
+    sender = threading.Thread(target=lambda: [
+        c.send("test-echo", id=i, value=i) for i in range(n)])
+    sender.start()
+    assert [c.reply()["id"] for _ in range(n)] == list(range(n))
+    sender.join()
+
+
+def test_rule_1_fast_requests_wait_behind_a_slow_one(server):
+    c = server.client()
+    c.send("test-slow-query", id="slow", ms=200)
+    c.send("test-echo", id="fast", value=1)
+    c.send("test-slow-change", id="slow too", tag="a", ms=50)
+    c.send("test-change", id="fast too", tag="b")
+    assert [c.reply()["id"] for _ in range(4)] == \
+        ["slow", "fast", "slow too", "fast too"]
+    assert c.cmd("test-log") == ["a", "b"]
+
+
+def test_rule_1_input_is_not_read_while_a_command_is_executed(server):
+    c = server.client()
+    c.send("test-slow-query", ms=1000)
+    time.sleep(0.1)
+    c.sock.setblocking(False)
+    sent = 0
+    try:
+        while sent < 16 * MIB:
+            sent += c.sock.send(b" " * 65536)
+    except BlockingIOError:
+        pass
+    # What the kernel buffers, and no more.
+    assert sent < 4 * MIB
+    c.sock.setblocking(True)
+    c.sock.settimeout(20)
+    assert c.reply() == {"return": {}}
+
+
+def test_rule_1_sessions_do_not_wait_for_each_other(server):
+    a, b = server.client(), server.client()
+    a.send("test-slow-query", ms=1000)
+    begin = time.monotonic()
+    assert b.cmd("test-echo", value=1) == {"value": 1}
+    assert time.monotonic() - begin < 0.5
+    assert a.reply() == {"return": {}}
+
+
+# Rule 2
+
+def test_rule_2_changes_of_other_sessions_wait_their_turn(server):
+    a, b, c = (server.client() for _ in range(3))
+    a.send("test-slow-change", tag="a", ms=300)
+    time.sleep(0.1)
+    b.send("test-change", tag="b")
+    time.sleep(0.05)
+    c.send("test-slow-change", tag="c", ms=50)
+    time.sleep(0.05)
+    watcher = server.client()
+    assert watcher.cmd("test-log") == []
+    assert [x.reply() for x in (a, b, c)] == [{"return": {}}] * 3
+    assert watcher.cmd("test-log") == ["a", "b", "c"]
+
+
+def test_rule_2_queries_run_at_once(server):
+    a, b, c = (server.client() for _ in range(3))
+    a.send("test-slow-change", tag="a", ms=1000)
+    time.sleep(0.1)
+    b.send("test-change", tag="b")
+    time.sleep(0.1)
+    begin = time.monotonic()
+    assert c.cmd("test-echo", value=1) == {"value": 1}
+    assert c.cmd("test-slow-query", ms=10) == {}
+    assert c.cmd("no-such-command")["error"]["class"] == "CommandNotFound"
+    assert time.monotonic() - begin < 0.5
+    a.reply()
+    b.reply()
+
+
+def test_rule_2_a_failed_change_lets_the_next_one_run(server):
+    a, b = server.client(), server.client()
+    a.send("test-slow-change", tag="a", ms=100, fail=True)
+    time.sleep(0.03)
+    b.send("test-change", tag="b")
+    assert "error" in a.reply()
+    assert b.reply() == {"return": {}}
+
+
+def test_rule_2_many_waiting_changes_are_all_done(server):
+    clients = [server.client() for _ in range(50)]
+    clients[0].send("test-slow-change", tag="0", ms=200)
+    time.sleep(0.05)
+    for i, c in enumerate(clients[1:], 1):
+        c.send("test-change", tag=str(i))
+        time.sleep(0.002)
+    assert all(c.reply() == {"return": {}} for c in clients)
+    assert clients[0].cmd("test-log") == [str(i) for i in range(50)]
+
+
+# Rule 3
+
+def test_rule_3_a_command_outlives_its_client(server):
+    a, b = server.client(), server.client()
+    a.send("test-slow-change", tag="a", ms=200)
+    time.sleep(0.05)
+    a.close()
+    b.send("test-change", tag="b")
+    assert b.reply() == {"return": {}}
+    assert b.cmd("test-log") == ["a", "b"]
+
+
+def test_rule_3_the_place_of_a_client_that_went_away_is_free_again(server):
+    for _ in range(3):
+        clients = [server.client() for _ in range(MAX_SESSIONS)]
+        for c in clients:
+            c.close()
+        watcher = wait_for_client(server)
+        wait_sessions(watcher, 1)
+        watcher.close()
+
+
+def test_a_client_that_sends_no_more_still_gets_its_answers(server):
+    c = server.client()
+    c.send("test-slow-query", id=1, ms=100)
+    c.send("test-echo", id=2, value=5)
+    c.sock.shutdown(socket.SHUT_WR)
+    assert c.reply() == {"return": {}, "id": 1}
+    assert c.reply() == {"return": {"value": 5}, "id": 2}
+    assert c.message() is None
+
+
+# Rule 4
+
+def flood(path, stop, counts, index):
+    c = Client(path)
+    request = b'{"execute":"test-echo","arguments":{"value":1}}' * 1000
+    c.sock.setblocking(False)
+    pending = b""
+    while not stop.is_set():
+        readable, writable, _ = select.select([c.sock], [c.sock], [], 0.1)
+        if readable:
+            counts[index] += c.sock.recv(1 << 20).count(b"\n")
+        if writable:
+            pending = pending or request
+            pending = pending[c.sock.send(pending):]
+    c.close()
+
+
+def test_rule_4_flooding_clients_do_not_keep_others_waiting(server):
+    stop_now = threading.Event()
+    counts = [0, 0]
+    threads = [threading.Thread(target=flood,
+                                args=(server.path, stop_now, counts, i))
+               for i in range(2)]
+    for t in threads:
+        t.start()
+    c = server.client()
+    time.sleep(0.2)
+    worst = 0
+    for _ in range(50):
+        begin = time.monotonic()
+        assert c.cmd("test-echo", value=2) == {"value": 2}
+        worst = max(worst, time.monotonic() - begin)
+    stop_now.set()
+    for t in threads:
+        t.join()
+    assert min(counts) > 1000
+    assert worst < 0.5
+
+
+def test_rule_4_one_wake_up_serves_sixteen_requests(server):
+    """Two sessions with a pile of requests each: answers interleave."""
+    a, b = server.client(), server.client()
+    blocker = server.client()
+    blocker.send("test-slow-change", tag="-", ms=300)
+    time.sleep(0.05)
+    # Both begin at the same moment, when the blocker's change is done.
+    for c, name in (a, "a"), (b, "b"):
+        c.sock.sendall(b"".join(
+            json.dumps({"execute": "test-change",
+                        "arguments": {"tag": name}}).encode()
+            for _ in range(200)))
+    for c in a, b:
+        for _ in range(200):
+            assert c.reply() == {"return": {}}
+    log = blocker.cmd("test-log") if blocker.reply() else None
+    log = "".join(log)[1:]
+    longest = max(len(run) for run in
+                  log.replace("ab", "a b").replace("ba", "b a").split())
+    assert log.count("a") == log.count("b") == 200
+    assert longest <= 17
+
+
+# Rule 5
+
+def wait_for_client(server):
+    """A session, as soon as there is room for one."""
+    end = time.monotonic() + 10
+    while True:
+        c = server.client(negotiate=False)
+        if "QMP" in c.greeting:
+            assert c.cmd("qmp_capabilities") == {}
+            return c
+        c.close()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def wait_sessions(watcher, n):
+    end = time.monotonic() + 10
+    while watcher.cmd("test-sessions")["value"] != n:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_rule_5_there_are_sixty_four_sessions_and_not_one_more(server):
+    clients = [server.client() for _ in range(MAX_SESSIONS)]
+    assert clients[-1].cmd("test-sessions") == {"value": MAX_SESSIONS}
+    refused = server.client(negotiate=False)
+    assert refused.greeting == {"error": {
+        "class": "GenericError",
+        "desc": "Too many QMP sessions: the limit is 64"}}
+    assert refused.message() is None
+    server.wait_log("is refused: Too many QMP sessions")
+    assert clients[0].cmd("test-echo", value=1) == {"value": 1}
+    clients[5].close()
+    again = wait_for_client(server)
+    assert again.cmd("test-echo", value=1) == {"value": 1}
+
+
+def test_rule_5_silent_clients_cost_nothing(server):
+    clients = [server.client() for _ in range(MAX_SESSIONS - 1)]
+    before = server.cpu()
+    time.sleep(0.5)
+    assert server.cpu() - before <= 0.02
+    assert server.client().cmd("test-sessions") == {"value": MAX_SESSIONS}
+    assert len(clients) == MAX_SESSIONS - 1
+
+
+def test_rule_5_requests_of_a_slow_reader_are_not_read(server):
+    """Answers pile up to the soft bound and no further."""
+    slow = server.client()
+    slow.sock.setblocking(False)
+    request = json.dumps({"execute": "test-big",
+                          "arguments": {"bytes": 100000}}).encode() * 100
+    sent, pending = 0, b""
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        try:
+            pending = pending or request
+            n = slow.sock.send(pending)
+            pending = pending[n:]
+            sent += n
+        except BlockingIOError:
+            time.sleep(0.01)
+    server.assert_memory_below(40 * MIB)
+    other = server.client()
+    assert other.cmd("test-echo", value=1) == {"value": 1}
+    # It reads again and gets everything.
+    slow.sock.setblocking(True)
+    slow.sock.settimeout(20)
+    for _ in range(50):
+        assert len(slow.reply()["return"]["text"]) == 100000
+
+
+def test_rule_5_a_reply_of_nearly_the_hard_bound_is_delivered(server):
+    c = server.client()
+    n = OUT_HARD - 1000
+    assert len(c.cmd("test-big", bytes=n)["text"]) == n
+    del c.buffer
+    other = server.client()
+    assert other.cmd("test-echo", value=1) == {"value": 1}
+
+
+def test_rule_5_a_reply_beyond_the_hard_bound_becomes_an_error(server):
+    c = server.client()
+    m = c.cmd("test-big", bytes=OUT_HARD + 1)
+    assert m["error"]["desc"].startswith(
+        "the response to 'test-big' cannot be sent: ")
+    assert c.cmd("test-echo", value=1) == {"value": 1}
+
+
+def test_rule_5_who_does_not_read_events_is_closed_at_the_hard_bound(server):
+    deaf, other = server.client(), server.client()
+    for _ in range(OUT_HARD // EVENT - 1):
+        assert other.cmd("test-events", count=1, bytes=EVENT) == {}
+    assert other.cmd("test-sessions") == {"value": 2}
+    for _ in range(3):
+        assert other.cmd("test-events", count=1, bytes=EVENT) == {}
+    server.wait_log("is closed: it does not read what was sent")
+    wait_sessions(other, 1)
+    assert deaf.closed()
+    # And its memory is given back.
+    server.assert_memory_below(40 * MIB)
+
+
+def test_rule_5_all_output_together_is_bounded(server):
+    """Three deaf clients below their own bound: the worst one goes."""
+    deaf = [server.client() for _ in range(3)]
+    other = server.client()
+    for _ in range(48):
+        other.cmd("test-events", count=1, bytes=EVENT)
+    server.wait_log("all clients together read too slowly")
+    assert 2 <= other.cmd("test-sessions")["value"] <= 3
+    server.assert_memory_below(170 * MIB)
+    assert len(deaf) == 3
+
+
+def test_rule_5_all_unfinished_input_together_is_bounded(server):
+    clients = [server.client() for _ in range(2)]
+    begin = b'{"execute": "' + b"x" * (60 * MIB)
+    clients[0].sock.sendall(begin)
+    try:
+        clients[1].sock.sendall(begin)
+    except OSError:
+        pass
+    server.wait_log("all clients together send too large requests")
+    other = server.client()
+    wait_sessions(other, 2)
+
+
+def test_rule_5_an_oversized_request_is_an_error_and_no_more(server):
+    c = server.client()
+    c.sock.sendall(b'{"execute": "' + b"x" * (64 * MIB + 1) + b'"}')
+    m = c.reply()
+    assert m["error"] == {"class": "GenericError",
+                          "desc": "JSON token size limit exceeded"}
+    c.sock.sendall(b"\xff")
+    while c.cmd("test-echo", value=1) != {"value": 1}:
+        pass
+    server.wait_log("ready")
+    server.assert_memory_below(40 * MIB)
+
+
+def test_rule_5_large_requests_that_wait_are_limited(server):
+    running, first, second, third = (server.client() for _ in range(4))
+    running.send("test-slow-change", tag="run", ms=1500)
+    time.sleep(0.1)
+    first.send("test-change", tag="a" * (5 * MIB))
+    time.sleep(0.3)
+    second.send("test-change", tag="b" * (5 * MIB))
+    assert "Too many large commands are waiting" in \
+        second.reply()["error"]["desc"]
+    third.send("test-change", tag="small")
+    assert [x.reply() for x in (running, first, third)] == [{"return": {}}] * 3
+
+
+def test_rule_5_a_large_request_that_waits_alone_is_served(server):
+    c = server.client()
+    assert c.cmd("test-change", tag="a" * (20 * MIB)) == {}
+
+
+# Rule 6
+
+def test_rule_6_events_go_to_all_who_negotiated_and_nobody_else(server):
+    negotiating = server.client(negotiate=False)
+    a, b = server.client(), server.client()
+    assert a.cmd("test-events", count=3) == {}
+    for c in a, b:
+        while len(c.events) < 3:
+            m = c.message()
+            c.events.append(m)
+        assert [e["data"]["number"] for e in c.events] == [0, 1, 2]
+        stamp = c.events[0]["timestamp"]
+        assert abs(stamp["seconds"] - time.time()) < 60
+        assert 0 <= stamp["microseconds"] < 1000000
+    assert negotiating.cmd("qmp_capabilities") == {}
+    assert negotiating.cmd("test-log") == []
+    assert negotiating.events == []
+    assert a.cmd("test-events", count=1) == {}
+    assert negotiating.message()["event"] == "TEST"
+
+
+def test_rule_6_events_of_a_command_come_before_its_response(server):
+    c = server.client()
+    c.send("test-events", id="me", count=2)
+    assert [c.message().get("event", "reply") for _ in range(3)] == \
+        ["TEST", "TEST", "reply"]
+
+
+# How it ends
+
+def test_quit_is_answered_when_everything_is_down(slow_end_server):
+    c = slow_end_server.client()
+    begin = time.monotonic()
+    assert c.cmd("quit") == {}
+    assert time.monotonic() - begin > 0.25
+    assert c.message() is None
+    assert slow_end_server.wait_end() == 0
+
+
+def test_every_quit_is_answered(slow_end_server):
+    a, b = slow_end_server.client(), slow_end_server.client()
+    a.send("quit", id="a")
+    b.send("quit", id="b")
+    assert a.reply() == {"return": {}, "id": "a"}
+    assert b.reply() == {"return": {}, "id": "b"}
+    assert a.closed() and b.closed()
+
+
+def test_quit_works_while_changes_are_in_progress(server):
+    a, b, c = (server.client() for _ in range(3))
+    a.send("test-slow-change", tag="a", ms=60000)
+    time.sleep(0.1)
+    b.send("test-change", tag="b")
+    time.sleep(0.1)
+    assert c.cmd("quit") == {}
+    assert b.reply()["error"]["desc"] == SHUTTING_DOWN
+    assert a.closed()
+    assert server.wait_end() == 0
+
+
+def test_while_it_shuts_down_queries_are_answered_and_changes_refused(
+        slow_end_server):
+    a, b = slow_end_server.client(), slow_end_server.client()
+    a.send("quit")
+    time.sleep(0.05)
+    assert b.cmd("test-echo", value=1) == {"value": 1}
+    assert b.cmd("test-change", tag="b")["error"]["desc"] == SHUTTING_DOWN
+    assert a.reply() == {"return": {}}
+
+
+def test_sigterm_closes_sessions_and_removes_the_socket(server):
+    c = server.client()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.wait_end() == 0
+    assert c.closed()
+
+
+def test_a_client_that_does_not_read_cannot_keep_it_from_ending(server):
+    c = server.client()
+    c.send("test-big", bytes=30 * MIB)
+    time.sleep(0.3)
+    begin = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.wait_end() == 0
+    assert time.monotonic() - begin < 5
+
+
+def test_the_last_words_reach_a_client_that_pipelined_more(server):
+    c = server.client()
+    c.sock.sendall(b'{"execute": "quit", "id": 1}' +
+                   b'{"execute": "test-log"}' * 100)
+    assert c.reply() == {"return": {}, "id": 1}
+    assert server.wait_end() == 0
+
+
+# TCP
+
+def test_a_port_is_chosen_and_named(make_server):
+    s = make_server("tcp:127.0.0.1:0", "tcp:[::1]:0")
+    ports = [line.rpartition(":")[2] for line in s.log().splitlines()
+             if "QMP listens on tcp:" in line]
+    assert len(ports) == 2
+    with socket.create_connection(("127.0.0.1", int(ports[0])), 10) as c:
+        assert c.recv(100).startswith(b'{"QMP": ')
+    with socket.create_connection(("::1", int(ports[1])), 10) as c:
+        assert c.recv(100).startswith(b'{"QMP": ')
+
+
+def test_a_reset_connection_is_nothing_special(make_server):
+    s = make_server("tcp:127.0.0.1:0")
+    port = int([line.rpartition(":")[2] for line in s.log().splitlines()
+                if "QMP listens on tcp:" in line][0])
+    for _ in range(20):
+        c = socket.create_connection(("127.0.0.1", port), 10)
+        c.sendall(b'{"execute": "qmp_capabilities"}'
+                  b'{"execute": "test-big", "arguments": {"bytes": 1000000}}')
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                     struct.pack("ii", 1, 0))
+        c.close()
+    watcher = s.client()
+    wait_sessions(watcher, 1)
+
+
+@pytest.mark.parametrize("address", ["tcp:0.0.0.0:0", "tcp:[::]:0"])
+def test_other_than_loopback_addresses_need_tls(address):
+    p = subprocess.run([STAND_IN, address], capture_output=True, timeout=10)
+    assert p.returncode == 1
+    assert b"TLS is needed" in p.stderr
+
+
+def test_clients_that_come_when_descriptors_are_used_up_wait(make_server):
+    s = make_server()
+    c = s.client()
+    subprocess.run(["prlimit", "--pid", str(s.process.pid), "--nofile=16:"],
+                   check=True)
+    waiting = []
+    for _ in range(20):
+        w = socket.socket(socket.AF_UNIX)
+        w.connect(s.path)
+        waiting.append(w)
+    s.wait_log("cannot accept QMP clients for a while")
+    assert c.cmd("test-echo", value=1) == {"value": 1}
+    subprocess.run(["prlimit", "--pid", str(s.process.pid),
+                    "--nofile=1024:"], check=True)
+    waiting[-1].settimeout(10)
+    assert waiting[-1].recv(100).startswith(b'{"QMP": ')

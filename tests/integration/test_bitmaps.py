@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Bitmap commands: what they record and what they refuse."""
+import pytest
+
+from stillpoint_test.qmp import action, backup
+
+K = 65536
+
+
+@pytest.fixture
+def disk(disks, connect):
+    disks.add()
+    return connect(disks.uri())
+
+
+def add(q, name="b", **kw):
+    q.cmd("block-dirty-bitmap-add", node="disk0", name=name, **kw)
+
+
+def count(q, name="b"):
+    return q.bitmap("disk0", name)["count"]
+
+
+def test_new_bitmap_is_empty_recording_and_listed(q, disk):
+    add(q)
+    assert q.bitmap("disk0", "b") == {
+        "name": "b", "count": 0, "granularity": K, "recording": True,
+        "busy": False, "persistent": False}
+
+
+@pytest.mark.parametrize("request_, size, what", [
+    ("pwrite", 1, "a byte"), ("pwrite", K, "a granule"),
+    ("zero", K, "zeroes")])
+def test_every_kind_of_write_is_recorded(q, disk, request_, size, what):
+    add(q)
+    if request_ == "pwrite":
+        disk.pwrite(b"x" * size, 3 * K)
+    else:
+        disk.zero(size, 3 * K)
+    assert count(q) == K
+
+
+def test_discard_is_recorded_where_discards_are_passed_on(q, disks, connect):
+    disks.add("disk0", discard="unmap")
+    add(q)
+    connect(disks.uri()).trim(K, 5 * K)
+    assert count(q) == K
+
+
+def test_reads_and_flushes_are_not_recorded(q, disk):
+    add(q)
+    disk.pread(K, 0)
+    disk.flush()
+    assert count(q) == 0
+
+
+def test_write_across_a_border_dirties_both_granules(q, disk):
+    add(q)
+    disk.pwrite(b"xy", K - 1)
+    assert count(q) == 2 * K
+
+
+def test_overlapping_writes_count_once(q, disk):
+    add(q)
+    for _ in range(3):
+        disk.pwrite(b"x" * 4096, 7 * K)
+    assert count(q) == K
+
+
+@pytest.mark.parametrize("granularity", [512, 4096, 1 << 20, 1 << 31])
+def test_granularity_rounds_outwards(q, disks, disk, granularity):
+    add(q, granularity=granularity)
+    disk.pwrite(b"x", 100)
+    info = q.bitmap("disk0", "b")
+    assert info["granularity"] == granularity
+    assert info["count"] == granularity
+
+
+@pytest.mark.parametrize("granularity", [0, 1, 256, 513, 1000, 3 * K])
+def test_granularity_that_is_no_power_of_two_from_512_is_refused(
+        q, disk, granularity):
+    e = q.error("block-dirty-bitmap-add", node="disk0", name="b",
+                granularity=granularity)
+    assert e.desc.lower().startswith("granularity must be power of 2")
+
+
+def test_disabled_bitmap_records_nothing_until_enabled(q, disk):
+    add(q, disabled=True)
+    disk.pwrite(b"x", 0)
+    assert count(q) == 0
+    q.cmd("block-dirty-bitmap-enable", node="disk0", name="b")
+    disk.pwrite(b"x", K)
+    q.cmd("block-dirty-bitmap-disable", node="disk0", name="b")
+    disk.pwrite(b"x", 2 * K)
+    assert count(q) == K
+    assert q.bitmap("disk0", "b")["recording"] is False
+
+
+def test_clear_empties_and_goes_on(q, disk):
+    add(q)
+    disk.pwrite(b"x", 0)
+    q.cmd("block-dirty-bitmap-clear", node="disk0", name="b")
+    assert count(q) == 0
+    disk.pwrite(b"x", K)
+    assert count(q) == K
+
+
+def test_removed_bitmap_is_gone_and_its_name_free(q, disk):
+    add(q)
+    q.cmd("block-dirty-bitmap-remove", node="disk0", name="b")
+    assert q.bitmap("disk0", "b") is None
+    add(q)
+
+
+def test_bitmaps_of_one_disk_record_independently(q, disk):
+    for i in range(16):
+        disk.pwrite(b"x", i * K)
+        add(q, "b%d" % i)
+    disk.pwrite(b"x", 100 * K)
+    q.cmd("block-dirty-bitmap-clear", node="disk0", name="b3")
+    disk.pwrite(b"x", 101 * K)
+    assert [count(q, "b%d" % i) // K for i in range(16)] == [
+        1 if i == 3 else 17 - i for i in range(16)]
+
+
+def test_merge_adds_the_sources_and_keeps_them(q, disk):
+    add(q, "a")
+    disk.pwrite(b"x", 0)
+    q.cmd("block-dirty-bitmap-disable", node="disk0", name="a")
+    add(q, "b")
+    disk.pwrite(b"x", K)
+    add(q, "c", disabled=True)
+    q.cmd("block-dirty-bitmap-merge", node="disk0", target="c",
+          bitmaps=["a", {"node": "disk0", "name": "b"}])
+    assert (count(q, "a"), count(q, "b"), count(q, "c")) == (K, K, 2 * K)
+
+
+def test_merge_across_granularities_rounds_outwards(q, disk):
+    add(q, "fine", granularity=4096)
+    disk.pwrite(b"x", 5 * K + 4096)
+    add(q, "coarse", granularity=1 << 20)
+    q.cmd("block-dirty-bitmap-merge", node="disk0", target="coarse",
+          bitmaps=["fine"])
+    assert count(q, "coarse") == 1 << 20
+
+
+def test_merge_from_another_disk_of_equal_size(q, disks, disk, connect):
+    disks.add("disk1")
+    q.cmd("block-dirty-bitmap-add", node="disk1", name="other")
+    connect(disks.uri("disk1")).pwrite(b"x", 9 * K)
+    add(q)
+    q.cmd("block-dirty-bitmap-merge", node="disk0", target="b",
+          bitmaps=[{"node": "disk1", "name": "other"}])
+    assert count(q) == K
+
+
+def test_merge_of_different_sizes_is_refused_with_both(q, disks, disk):
+    disks.add("disk1", size=8 << 20)
+    q.cmd("block-dirty-bitmap-add", node="disk1", name="other")
+    add(q)
+    e = q.error("block-dirty-bitmap-merge", node="disk0", target="b",
+                bitmaps=[{"node": "disk1", "name": "other"}])
+    assert e.desc == (
+        "Bitmaps are of different sizes (destination size is %d, source size "
+        "is %d) and can't be merged" % (disks.size, 8 << 20))
+
+
+def test_merge_with_itself_changes_nothing(q, disk):
+    add(q)
+    disk.pwrite(b"x", 0)
+    q.cmd("block-dirty-bitmap-merge", node="disk0", target="b",
+          bitmaps=["b"])
+    assert count(q) == K
+
+
+@pytest.mark.needs("stillpoint")        # this ends QEMU 10.0 with a signal
+def test_merge_of_nothing_succeeds(q, disk):
+    add(q)
+    q.cmd("block-dirty-bitmap-merge", node="disk0", target="b", bitmaps=[])
+    assert count(q) == 0
+
+
+def test_failed_merge_leaves_the_target_unchanged(q, disk):
+    add(q, "a")
+    disk.pwrite(b"x", 0)
+    add(q, "b", disabled=True)
+    e = q.error("block-dirty-bitmap-merge", node="disk0", target="b",
+                bitmaps=["a", "zz"])
+    assert e.desc == "Dirty bitmap 'zz' not found"
+    assert count(q, "b") == 0
+
+
+@pytest.mark.parametrize("command", ["remove", "clear", "enable", "disable"])
+def test_unknown_bitmap_and_node_are_named(q, disk, command):
+    name = "block-dirty-bitmap-" + command
+    assert q.error(name, node="disk0", name="zz").desc == \
+        "Dirty bitmap 'zz' not found"
+    # The last half of QEMU 7.2's text differs.
+    assert q.error(name, node="yy", name="b").desc in (
+        "Node 'yy' not found",
+        "Cannot find device='yy' nor node-name='yy'",
+        "Cannot find device='' nor node-name='yy'")
+
+
+def test_bad_names_are_refused(q, disk):
+    add(q)
+    for name, desc in [("b", "Bitmap already exists: b"),
+                       ("", "Bitmap name cannot be empty"),
+                       ("n" * 1024, "Bitmap name too long: " + "n" * 1024)]:
+        assert q.error("block-dirty-bitmap-add", node="disk0",
+                       name=name).desc == desc
+    e = q.error("block-dirty-bitmap-add", node="zz", name="b")
+    assert "Cannot find device='" in e.desc and \
+        "nor node-name='zz'" in e.desc
+
+
+def test_longest_name_is_accepted(q, disk):
+    add(q, "n" * 1023)
+    assert count(q, "n" * 1023) == 0
+
+
+def test_persistent_bitmap_on_raw_is_refused_as_qemu_does(q, disk):
+    e = q.error("block-dirty-bitmap-add", node="disk0", name="p",
+                persistent=True)
+    assert e.desc.startswith("Can't store persistent bitmaps to ")
+    assert e.desc.endswith("Operation not supported") or \
+        e.desc.endswith("disk0")
+
+
+@pytest.fixture
+def busy(q, disk, backup_node):
+    """Bitmap b is in use by a job that takes its time."""
+    add(q)
+    disk.pwrite(b"x" * (8 << 20), 0)
+    backup_node()
+    q.cmd("blockdev-backup", backup("disk0", "target0", "j", speed=1 << 20,
+                                    sync="incremental", bitmap="b"))
+    yield
+    q.cmd("job-cancel", id="j")
+    q.wait_job("j")
+
+
+BUSY = "Bitmap 'b' is currently in use by another operation and cannot be used"
+
+
+@pytest.mark.parametrize("command", ["remove", "clear", "enable", "disable"])
+def test_busy_bitmap_refuses_changes(q, busy, command):
+    e = q.error("block-dirty-bitmap-" + command, node="disk0", name="b")
+    assert e.desc == BUSY
+
+
+def test_busy_bitmap_is_neither_source_nor_target_of_a_merge(q, busy):
+    add(q, "c")
+    for target, source in (("b", "c"), ("c", "b")):
+        e = q.error("block-dirty-bitmap-merge", node="disk0", target=target,
+                    bitmaps=[source])
+        assert e.desc == BUSY
+
+
+def test_busy_bitmap_serves_no_second_backup(q, busy, backup_node):
+    backup_node("t1")
+    e = q.error("blockdev-backup", backup(
+        "disk0", "t1", "k", sync="bitmap", bitmap="b", bitmap_mode="never"))
+    assert e.desc == BUSY
+
+
+def test_bitmap_without_commands_costs_nothing_at_query(q, disk):
+    q.cmd("transaction", actions=[
+        action("block-dirty-bitmap-add", node="disk0", name="b%d" % i)
+        for i in range(200)])
+    disk.pwrite(b"x", 0)
+    (node,) = [n for n in q.cmd("query-named-block-nodes")
+               if n["node-name"] == "disk0"]
+    assert len(node["dirty-bitmaps"]) == 200
+    assert all(b["count"] == K for b in node["dirty-bitmaps"])
+    assert node["dirty-bitmaps"][0]["name"] == "b199"   # newest first

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What guests see over NBD, through libnbd and QEMU's tools."""
+import errno
+import json
+import subprocess
+
+import pytest
+
+nbd = pytest.importorskip("nbd")
+
+
+def add_error(q, **kw):
+    args = dict(type="nbd", id="e", node_name="disk0", name="disk0")
+    args.update(kw)
+    return q.error("block-export-add", **args)
+
+
+def test_two_disks_are_two_exports_with_their_own_data(disks, connect):
+    for name, seed in (("disk0", 1), ("disk1", 2)):
+        disks.add(name, data=((0, 65536),))
+    a, b = connect(disks.uri("disk0")), connect(disks.uri("disk1"))
+    a.pwrite(b"A" * 4096, 8192)
+    b.pwrite(b"B" * 4096, 8192)
+    assert bytes(a.pread(4096, 8192)) == b"A" * 4096
+    assert bytes(b.pread(4096, 8192)) == b"B" * 4096
+
+
+def test_exports_are_listed_with_their_descriptions(server, q, disks):
+    disks.node("disk0")
+    disks.node("disk1")
+    disks.export("disk0", description="the first")
+    disks.export("disk1", writable=False)
+    h = nbd.NBD()
+    h.set_opt_mode(True)
+    h.connect_uri(server.uri(""))
+    seen = {}
+    h.opt_list(lambda name, text: seen.update({name: text}))
+    h.opt_abort()
+    assert seen == {"disk0": "the first", "disk1": ""}
+
+
+def test_qemu_nbd_lists_the_exports(server, q, disks):
+    disks.add("disk0")
+    r = subprocess.run(["qemu-nbd", "-L", "-k", server.nbd_unix],
+                       capture_output=True, text=True, timeout=20)
+    assert r.returncode == 0 and "disk0" in r.stdout
+
+
+@pytest.mark.needs("stillpoint")
+def test_tcp_and_unix_listeners_serve_the_same_disk(server, disks, connect):
+    disks.add("disk0")
+    a = connect(server.uri("disk0"))
+    b = connect(server.uri("disk0", tcp=True))
+    a.pwrite(b"x" * 512, 0)
+    assert bytes(b.pread(512, 0)) == b"x" * 512
+
+
+def test_unknown_export_is_refused(server, disks, connect):
+    disks.add("disk0")
+    with pytest.raises(nbd.Error):
+        connect(server.uri("nonsense"))
+
+
+def test_read_only_export_refuses_writes(q, disks, connect):
+    disks.node("disk0")
+    disks.export("disk0", writable=False)
+    h = connect(disks.uri("disk0"))
+    assert h.is_read_only()
+    h.set_strict_mode(0)
+    with pytest.raises(nbd.Error) as e:
+        h.pwrite(b"x" * 512, 0)
+    assert e.value.errnum in (errno.EPERM, errno.EINVAL)
+
+
+def test_writable_export_has_what_a_guest_uses(disks, connect):
+    disks.add("disk0")
+    h = connect(disks.uri("disk0"))
+    assert not h.is_read_only()
+    assert h.can_flush() and h.can_fua() and h.can_zero() and h.can_trim()
+    assert h.can_multi_conn()
+    assert h.get_size() == disks.size
+
+
+def test_write_zeroes_and_trim_read_back_as_zeroes(disks, connect):
+    path = disks.add("disk0", discard="unmap")
+    h = connect(disks.uri("disk0"))
+    h.zero(65536, 65536)
+    h.trim(65536, 262144)
+    h.flush()
+    assert bytes(h.pread(65536, 65536)) == bytes(65536)
+    with open(path, "rb") as f:
+        f.seek(65536)
+        assert f.read(65536) == bytes(65536)
+
+
+def test_unaligned_write_changes_exactly_its_bytes(disks, connect):
+    path = disks.add("disk0")
+    with open(path, "rb") as f:
+        before = f.read(8192)
+    h = connect(disks.uri("disk0"))
+    h.pwrite(b"hello", 4094)
+    h.flush()
+    with open(path, "rb") as f:
+        assert f.read(8192) == before[:4094] + b"hello" + before[4099:]
+
+
+def test_holes_of_a_sparse_image_are_reported(disks, connect, dir):
+    disks.add("disk0", data=((4 << 20, 1 << 20),))
+    h = nbd.NBD()
+    h.add_meta_context("base:allocation")
+    h.connect_uri(disks.uri("disk0"))
+    extents = []
+
+    def collect(context, offset, entries, error):
+        extents.extend(entries)
+    h.block_status(disks.size, 0, collect)
+    assert extents[1] == 3 and extents[0] == 4 << 20
+
+
+def test_flush_and_fua_succeed(disks, connect):
+    disks.add("disk0")
+    h = connect(disks.uri("disk0"))
+    h.pwrite(b"x" * 4096, 0, nbd.CMD_FLAG_FUA)
+    h.flush()
+    assert bytes(h.pread(4096, 0)) == b"x" * 4096
+
+
+def test_read_beyond_the_end_is_refused(disks, connect):
+    disks.add("disk0")
+    h = connect(disks.uri("disk0"))
+    h.set_strict_mode(0)
+    with pytest.raises(nbd.Error):
+        h.pread(512, disks.size)
+
+
+def test_disk_of_odd_size_is_served_to_its_last_sector(disks, connect):
+    disks.add("disk0", size=(1 << 20) + 512)
+    h = connect(disks.uri("disk0"))
+    assert h.get_size() == (1 << 20) + 512
+    h.pwrite(b"e" * 512, 1 << 20)
+    assert bytes(h.pread(512, 1 << 20)) == b"e" * 512
+
+
+@pytest.mark.parametrize("change, desc", [
+    ({"id": "1 x"}, "Invalid block export id"),
+    ({"node_name": "zz"}, "Cannot find device='' nor node-name='zz'"),
+    ({"id": "exp-disk0", "name": "y"},
+     "Block export id 'exp-disk0' is already in use"),
+    ({"id": "e2"}, "NBD server already has export named 'disk0'"),
+])
+def test_bad_export_is_refused(q, disks, change, desc):
+    disks.add("disk0")
+    e = add_error(q, **change)
+    assert e.desc == desc
+    assert len(q.cmd("query-block-exports")) == 1
+
+
+def test_exports_are_queried_newest_first(q, disks):
+    disks.add("disk0")
+    disks.add("disk1")
+    assert q.cmd("query-block-exports") == [
+        {"id": "exp-disk1", "type": "nbd", "node-name": "disk1",
+         "shutting-down": False},
+        {"id": "exp-disk0", "type": "nbd", "node-name": "disk0",
+         "shutting-down": False}]
+
+
+def test_deleting_an_unknown_export_is_refused(q):
+    assert q.error("block-export-del", id="zz").desc == \
+        "Export 'zz' is not found"
+
+
+def test_export_with_a_client_needs_hard_deletion(q, disks, connect):
+    disks.add("disk0")
+    h = connect(disks.uri("disk0"))
+    e = q.error("block-export-del", id="exp-disk0")
+    assert e.desc == "export 'exp-disk0' still in use"
+    h.pread(512, 0)
+    q.cmd("block-export-del", id="exp-disk0", mode="hard")
+    q.wait_event("BLOCK_EXPORT_DELETED", {"id": "exp-disk0"})
+    with pytest.raises(nbd.Error):
+        for _ in range(10):
+            h.pread(512, 0)
+
+
+def test_deleted_export_is_gone_and_its_node_free(q, disks):
+    disks.add("disk0")
+    q.cmd("block-export-del", id="exp-disk0")
+    q.wait_event("BLOCK_EXPORT_DELETED", {"id": "exp-disk0"})
+    assert q.cmd("query-block-exports") == []
+    q.cmd("blockdev-del", node_name="disk0")
+
+
+def test_qemu_io_reads_what_it_wrote(disks):
+    disks.add("disk0")
+    r = subprocess.run(
+        ["qemu-io", "-f", "raw", "-c", "write -P 0xab 1M 64k", "-c",
+         "read -P 0xab 1M 64k", "-c", "flush", disks.uri("disk0")],
+        capture_output=True, text=True, timeout=20)
+    assert r.returncode == 0 and "verification failed" not in r.stdout
+
+
+def test_nbdinfo_understands_the_server(server, disks):
+    disks.add("disk0")
+    r = subprocess.run(["nbdinfo", "--json", disks.uri("disk0")],
+                       capture_output=True, text=True, timeout=20)
+    info = json.loads(r.stdout)["exports"][0]
+    assert info["export-size"] == disks.size
+    assert "base:allocation" in info["contexts"]

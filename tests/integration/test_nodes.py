@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""blockdev-add, blockdev-del and what is said about nodes."""
+import os
+import subprocess
+
+import pytest
+
+from stillpoint_test import guest
+from stillpoint_test.qmp import QmpError
+
+
+def names(q):
+    return [n["node-name"] for n in q.cmd("query-named-block-nodes")]
+
+
+def test_added_node_is_listed_with_its_properties(q, disks):
+    path = disks.node("disk0")
+    (node,) = [n for n in q.cmd("query-named-block-nodes")
+               if n["node-name"] == "disk0"]
+    assert node["drv"] == "file" and node["file"] == path
+    assert node["ro"] is False and node["encrypted"] is False
+    assert node["image"]["virtual-size"] == disks.size
+    assert node["image"]["filename"] == path
+    assert node["image"]["format"] == "file"
+    assert node["backing_file_depth"] == 0
+
+
+def test_newest_node_is_listed_first(q, disks):
+    for i in range(3):
+        disks.node("disk%d" % i)
+    assert names(q) == ["disk2", "disk1", "disk0"]
+
+
+def test_raw_over_file_gives_the_window_that_was_asked_for(q, disks, connect):
+    path = disks.node("base")
+    q.cmd("blockdev-add", driver="raw", node_name="part", file="base",
+          offset=1 << 20, size=2 << 20)
+    disks.export("part", writable=False)
+    h = connect(disks.uri("part"))
+    assert h.get_size() == 2 << 20
+    with open(path, "rb") as f:
+        f.seek((1 << 20) + 4096)
+        assert bytes(h.pread(4096, 4096)) == f.read(4096)
+
+
+def test_inline_child_node_is_made_with_its_parent(q, dir):
+    path = guest.make_image(os.path.join(dir, "a.img"), 1 << 20)
+    q.cmd("blockdev-add", {
+        "driver": "raw", "node-name": "top",
+        "file": {"driver": "file", "filename": path, "node-name": "below"}})
+    assert set(names(q)) >= {"top", "below"}
+    q.cmd("blockdev-del", node_name="top")
+    assert names(q) == []
+
+
+def test_null_node_has_the_size_it_was_given(q):
+    q.cmd("blockdev-add", driver="null-co", node_name="n", size=1 << 20,
+          read_zeroes=True)
+    assert q.cmd("query-named-block-nodes")[0]["image"][
+        "virtual-size"] == 1 << 20
+
+
+@pytest.mark.parametrize("arguments, desc", [
+    ({"driver": "file", "filename": "/nonexistent"},
+     "'node-name' must be specified for the root node"),
+    ({"driver": "null-co", "node-name": "1abc"},
+     "Invalid node-name: '1abc'"),
+    ({"driver": "null-co", "node-name": "a" * 32}, "Node name too long"),
+    ({"driver": "null-co", "node-name": "used"},
+     "Duplicate nodes with node-name='used'"),
+])
+def test_bad_node_name_is_refused(q, arguments, desc):
+    q.cmd("blockdev-add", driver="null-co", node_name="used")
+    e = q.error("blockdev-add", arguments)
+    assert e.cls == "GenericError"
+    assert e.desc.lower().startswith(desc.lower()), e.desc
+
+
+def test_longest_allowed_name_works(q):
+    name = "a" * 31
+    q.cmd("blockdev-add", driver="null-co", node_name=name)
+    assert names(q) == [name]
+
+
+def test_missing_driver_and_unknown_driver_are_refused(q):
+    assert q.error("blockdev-add", node_name="n").desc == \
+        "Parameter 'driver' is missing"
+    e = q.error("blockdev-add", driver="nonsense", node_name="n")
+    assert e.desc.endswith("'driver' does not accept value 'nonsense'")
+
+
+def test_missing_file_is_named_with_the_reason(q, dir):
+    path = os.path.join(dir, "gone.img")
+    e = q.error("blockdev-add", driver="file", node_name="n", filename=path)
+    assert e.desc == "Could not open '%s': No such file or directory" % path
+    assert names(q) == []
+
+
+def test_deleting_an_unknown_node_is_refused(q):
+    e = q.error("blockdev-del", node_name="zz")
+    assert e.desc == "Failed to find node with node-name='zz'"
+
+
+def test_exported_node_cannot_be_deleted(q, disks):
+    disks.add("disk0")
+    e = q.error("blockdev-del", node_name="disk0")
+    assert e.desc.endswith(" in use"), e.desc
+    assert names(q) == ["disk0"]
+
+
+def test_node_below_another_cannot_be_deleted(q, disks):
+    disks.node("base")
+    q.cmd("blockdev-add", driver="raw", node_name="top", file="base")
+    e = q.error("blockdev-del", node_name="base")
+    assert e.desc.endswith(" in use"), e.desc
+
+
+def test_deleted_name_can_be_used_again(q, disks):
+    for _ in range(3):
+        disks.node("disk0")
+        q.cmd("blockdev-del", node_name="disk0")
+    assert names(q) == []
+
+
+@pytest.mark.needs("stillpoint")     # QEMU's own NBD exports share writing
+def test_image_in_use_is_locked_against_qemu(q, disks):
+    path = disks.add("disk0")
+    r = subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512", path],
+                       capture_output=True, text=True)
+    assert r.returncode != 0
+    assert "lock" in r.stderr
+
+
+def test_image_that_another_process_locks_is_refused(q, dir):
+    path = guest.make_image(os.path.join(dir, "a.img"), 1 << 20)
+    held = guest.lock_like_a_machine(path)
+    with pytest.raises(QmpError) as e:      # QEMU locks at the first use
+        q.cmd("blockdev-add", driver="file", node_name="n", filename=path)
+        q.cmd("block-export-add", type="nbd", id="e", node_name="n",
+              writable=True)
+    assert "Failed to get" in e.value.desc and "lock" in e.value.desc
+    assert q.cmd("query-block-exports") == []
+    held.close()
+
+
+@pytest.mark.needs("stillpoint")
+def test_device_is_listed_by_query_block(q, disks):
+    disks.add("disk0")
+    (entry,) = q.cmd("query-block")
+    assert entry["inserted"]["node-name"] == "disk0"
+    assert entry["type"] == "unknown" and entry["removable"] is False
+
+
+def test_read_only_node_cannot_be_exported_writable(q, disks):
+    disks.node("disk0", read_only=True)
+    e = q.error("block-export-add", type="nbd", id="e", node_name="disk0",
+                name="x", writable=True)
+    assert e.desc == "Cannot export read-only node as writable"

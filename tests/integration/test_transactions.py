@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Transactions: everything or nothing, in order, and undone in reverse."""
+import pytest
+
+from stillpoint_test.qmp import action, backup
+from stillpoint_test.target import slow_target
+
+K = 65536
+
+
+@pytest.fixture
+def disk(disks, connect):
+    disks.add("disk0")
+    disks.add("disk1")
+    return connect(disks.uri("disk0"))
+
+
+def add(name, node="disk0", **kw):
+    return action("block-dirty-bitmap-add", node=node, name=name, **kw)
+
+
+def on(command, name, node="disk0"):
+    return action("block-dirty-bitmap-" + command, node=node, name=name)
+
+
+def merge(target, *bitmaps, node="disk0"):
+    return action("block-dirty-bitmap-merge", node=node, target=target,
+                  bitmaps=list(bitmaps))
+
+
+def picture(q):
+    """Everything about bitmaps that a client can see."""
+    return {n["node-name"]: n.get("dirty-bitmaps", [])
+            for n in q.cmd("query-named-block-nodes")}
+
+
+def fails(q, *actions):
+    return q.error("transaction", actions=list(actions)).desc
+
+
+def test_empty_transaction_succeeds(q):
+    assert q.cmd("transaction", actions=[]) == {}
+    assert q.cmd("transaction", actions=[], properties={}) == {}
+
+
+def test_actions_take_effect_on_all_disks(q, disk):
+    q.cmd("transaction", actions=[add("a"), add("b", "disk1")])
+    assert q.bitmap("disk0", "a") and q.bitmap("disk1", "b")
+
+
+def test_action_sees_what_the_ones_before_it_did(q, disk):
+    q.cmd("transaction", actions=[
+        add("a"), on("disable", "a"), add("b"), merge("b", "a"),
+        add("c"), on("remove", "c")])
+    assert q.bitmap("disk0", "a")["recording"] is False
+    assert q.bitmap("disk0", "c") is None
+
+
+def test_removed_name_cannot_be_added_again_in_the_same_transaction(q, disk):
+    q.cmd("transaction", actions=[add("a")])
+    assert fails(q, on("remove", "a"), add("a")) == \
+        "Bitmap already exists: a"
+    assert q.bitmap("disk0", "a")
+
+
+def test_removed_bitmap_is_in_use_for_later_actions(q, disk):
+    q.cmd("transaction", actions=[add("a")])
+    assert "in use" in fails(q, on("remove", "a"), on("clear", "a"))
+    assert q.bitmap("disk0", "a")["busy"] is False
+
+
+@pytest.fixture
+def history(q, disk):
+    """Bitmaps in every state, with bits."""
+    q.cmd("transaction", actions=[add("on"), add("off"), add("gone"),
+                                  add("far", "disk1")])
+    disk.pwrite(b"x", 0)
+    q.cmd("transaction", actions=[on("disable", "off")])
+    disk.pwrite(b"x", K)
+    return picture(q)
+
+
+ACTIONS = [
+    add("new"), on("clear", "on"), on("disable", "on"), on("enable", "off"),
+    merge("off", "on"), on("clear", "off"), on("disable", "off"),
+    on("remove", "gone"), add("new2", "disk1", disabled=True),
+    merge("on", {"node": "disk1", "name": "far"})]
+
+
+@pytest.mark.parametrize("n", range(len(ACTIONS) + 1))
+def test_abort_after_any_prefix_leaves_everything_as_it_was(q, disk, history,
+                                                            n):
+    assert fails(q, *ACTIONS[:n], action("abort")) == \
+        "Transaction aborted using Abort action"
+    assert picture(q) == history
+
+
+def test_undone_bitmaps_go_on_recording_as_before(q, disk, history):
+    fails(q, *ACTIONS, action("abort"))
+    disk.pwrite(b"x", 20 * K)
+    grown = {b["name"]: b["count"] for b in picture(q)["disk0"]}
+    before = {b["name"]: b["count"] for b in history["disk0"]}
+    assert grown == {"on": before["on"] + K, "off": before["off"],
+                     "gone": before["gone"] + K}
+
+
+def test_first_failing_action_gives_the_error(q, disk, history):
+    assert fails(q, add("x"), on("clear", "zz"), action("abort")) == \
+        "Dirty bitmap 'zz' not found"
+    assert picture(q) == history
+
+
+def test_failing_second_backup_undoes_the_first(q, disk, backup_node):
+    backup_node("t0")
+    backup_node("t1", size=1 << 20)
+    assert fails(q, add("a"), add("b", "disk1"),
+                 action("blockdev-backup", backup("disk0", "t0", "j0")),
+                 action("blockdev-backup", backup("disk1", "t1", "j1"))) == \
+        "Source and target image have different sizes"
+    assert q.cmd("query-jobs") == []
+    assert picture(q)["disk0"] == [] and picture(q)["disk1"] == []
+    q.cmd("blockdev-backup", backup("disk0", "t0", "j0"))
+    q.jobs_succeed("j0", start=len(q.events) - 2)
+
+
+def test_clear_and_full_backup_start_a_chain_at_one_instant(q, disk, disks,
+                                                            backup_node):
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="b")
+    disk.pwrite(b"x", 0)
+    backup_node("t0", **slow_target(20))
+    q.cmd("transaction", actions=[
+        on("clear", "b"),
+        action("blockdev-backup", backup("disk0", "t0", "j"))])
+    disk.pwrite(b"x", 5 * K)
+    q.jobs_succeed("j")
+    assert q.bitmap("disk0", "b")["count"] == K
+
+
+@pytest.mark.parametrize("bad", [
+    add("x"), on("clear", "x"), on("remove", "x"), on("disable", "x"),
+    merge("x", "y"),
+    # QEMU 7.2 ends with a signal on the first, and takes the second.
+    pytest.param(on("enable", "x"), marks=pytest.mark.needs("qemu-10")),
+    pytest.param(action("abort"), marks=pytest.mark.needs("qemu-10"))])
+def test_grouped_mode_takes_nothing_but_jobs(q, disk, bad):
+    e = q.error("transaction", actions=[bad],
+                properties={"completion-mode": "grouped"})
+    # QEMU 7.2 wrote Transaction with a capital.
+    assert e.desc.replace("Transaction", "transaction").endswith(
+        "does not support transaction property completion-mode = grouped")
+    assert "'%s'" % bad["type"] in e.desc
+
+
+def test_thousand_actions_are_one_transaction(q, disk):
+    q.cmd("transaction", actions=[
+        a for i in range(500) for a in (add("b%d" % i),
+                                        on("disable", "b%d" % i))])
+    assert len(picture(q)["disk0"]) == 500
