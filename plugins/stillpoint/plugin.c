@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/prctl.h>
 
 #include "base/bits.h"
 #include "base/log.h"
@@ -96,7 +97,11 @@ plugin_config_complete(void)
 	return -1;
 }
 
-/* Threads must not be started before nbdkit has forked. */
+/* Threads must not be started before nbdkit has forked.
+ *
+ * With socket activation nbdkit asks to be ended with its parent.  Ours is
+ * stillpointd, and guests are to outlive that.
+ */
 static int
 plugin_after_fork(void)
 {
@@ -105,6 +110,7 @@ plugin_after_fork(void)
 				    .table = &plugin.table };
 	struct err e = ERR_INIT;
 
+	(void)prctl(PR_SET_PDEATHSIG, 0);
 	if (server_start(&o, &plugin.server, &e))
 		return 0;
 	nbdkit_error("%s", e.msg);

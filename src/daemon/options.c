@@ -113,21 +113,27 @@ print_escaped(FILE *f, const char *s)
 	}
 }
 
+static void
+print_heading(FILE *f, const struct option_desc *o)
+{
+	(void)fputs(".TP\n.B ", f);
+	print_escaped(f, "--");
+	print_escaped(f, o->name);
+	if (o->arg) {
+		(void)fputs(" \\fI", f);
+		print_escaped(f, o->arg);
+		(void)fputs("\\fR", f);
+	}
+	(void)fputs("\n", f);
+}
+
 void
 options_print_man(FILE *f)
 {
 	for (size_t i = 0; i < options_count; i++) {
 		const struct option_desc *o = &options[i];
 
-		(void)fputs(".TP\n.B ", f);
-		print_escaped(f, "--");
-		print_escaped(f, o->name);
-		if (o->arg) {
-			(void)fputs(" \\fI", f);
-			print_escaped(f, o->arg);
-			(void)fputs("\\fR", f);
-		}
-		(void)fputs("\n", f);
+		print_heading(f, o);
 		/* The line of --help becomes a sentence. */
 		(void)fputc(toupper((unsigned char)o->help[0]), f);
 		print_escaped(f, o->help + 1);

@@ -82,8 +82,10 @@ outq_consume(struct outq *q, size_t n)
 	q->size -= n;
 	while (n) {
 		struct outq_chunk *c = q->head;
-		size_t have = c->len - q->at;
+		size_t have;
 
+		assert(c); /* else @size was wrong */
+		have = c->len - q->at;
 		if (n < have) {
 			q->at += n;
 			return;

@@ -11,6 +11,7 @@
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #define FIRST_FD 3 /* of socket activation */
 
@@ -26,8 +27,6 @@ struct plan {
 	int why;
 	sigset_t mask;
 };
-
-extern char **environ;
 
 /* snprintf is not async-signal-safe. */
 static void

@@ -51,6 +51,9 @@ check_round_trip(const struct json *j)
 	json_out_destroy(&thrice);
 }
 
+/* How many values of this input still get the round trip, which is slow. */
+static unsigned trips;
+
 /* One call; what comes out of it is added to @o. */
 static void
 feed_some(struct frame *f, const char **p, size_t *n, struct json_out *o)
@@ -64,7 +67,8 @@ feed_some(struct frame *f, const char **p, size_t *n, struct json_out *o)
 	assert(r != FRAME_MORE || *n == 0);
 	if (j) {
 		json_out_json(o, j);
-		check_round_trip(j);
+		if (trips && trips--)
+			check_round_trip(j);
 		json_free(j);
 	} else if (r == FRAME_ERROR) {
 		json_out_string(o, e.msg);
@@ -101,6 +105,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 2)
 		return 0;
+	trips = 10;
 	json_out_init(&whole, OUT_MAX);
 	json_out_init(&cut, OUT_MAX);
 	feed(data + 1, size - 1, size, &whole);

@@ -34,10 +34,21 @@ make_image(void **s)
 	return close(fd);
 }
 
+/* Where a copy of the image goes. */
+static char *
+second_path(void)
+{
+	static char copy[sizeof path + 8];
+
+	(void)snprintf(copy, sizeof copy, "%s.copy", path);
+	return copy;
+}
+
 static int
 remove_image(void **s)
 {
 	(void)s;
+	(void)unlink(second_path());
 	return unlink(path);
 }
 
@@ -173,16 +184,6 @@ qemu_says(const char *command, const char *text)
 
 	(void)snprintf(line, sizeof line, "%s %s 2>&1", command, path);
 	says(line, text);
-}
-
-/* Where a copy of the image goes. */
-static char *
-second_path(void)
-{
-	static char copy[sizeof path + 8];
-
-	(void)snprintf(copy, sizeof copy, "%s.copy", path);
-	return copy;
 }
 
 /* qemu-img convert shares what it reads with no writer, unlike qemu-io. */
