@@ -16,12 +16,12 @@
 /* One node's part. */
 struct cut_part {
 	struct cut_part *next;
-	struct node *node;   /* borrowed; a node with a part is not closed */
+	struct node *node; /* borrowed; a node with a part is not closed */
 	struct epoch *epoch; /* to open; reference owned, or NULL */
 	uint64_t epoch_id;
-	bool stop;		/* record nothing from now on */
+	bool stop; /* record nothing from now on */
 	struct attached *views; /* to attach; owned */
-	uint64_t closed_ns;	/* how long the gate was closed */
+	uint64_t closed_ns; /* how long the gate was closed */
 };
 
 void cut_part_free(struct cut_part *p);

@@ -49,8 +49,8 @@ describe_views(const struct node *n, struct uint64_list *out)
 static bool
 describe_node(const struct node *n, struct link_hello *h)
 {
-	AUTO(link_node_info_free) struct link_node_info *i =
-		calloc(1, sizeof *i);
+	AUTO(link_node_info_free)
+	struct link_node_info *i = calloc(1, sizeof *i);
 
 	if (!i)
 		return false;
@@ -67,8 +67,8 @@ describe_node(const struct node *n, struct link_hello *h)
 static bool
 describe_export(const struct export *x, struct link_hello *h)
 {
-	AUTO(link_export_info_free) struct link_export_info *i =
-		calloc(1, sizeof *i);
+	AUTO(link_export_info_free)
+	struct link_export_info *i = calloc(1, sizeof *i);
 
 	if (!i)
 		return false;
@@ -140,8 +140,7 @@ take_epoch(struct link_msg *m, uint32_t index, struct epoch **out,
 }
 
 static bool
-take_view(struct link_msg *m, uint32_t index, struct view **out,
-	  struct err *e)
+take_view(struct link_msg *m, uint32_t index, struct view **out, struct err *e)
 {
 	int fd;
 
@@ -158,8 +157,8 @@ take_masks(struct link_call *call, struct node *n, const struct link_view *v,
 	if (v->masks.n + v->mask_open > ARRAY_SIZE(o->mask))
 		return err_set(e, ERR_GENERIC, 0, "a view has too many masks");
 	if (v->mask_open && !n->epoch)
-		return err_set(e, ERR_GENERIC, 0,
-			       "node '%s' has no open epoch", n->name);
+		return err_set(e, ERR_GENERIC, 0, "node '%s' has no open epoch",
+			       n->name);
 	for (size_t i = 0; i < v->masks.n; i++) {
 		if (!take_epoch(&call->msg, v->masks.v[i], &o->mask[o->n], e))
 			return false;
@@ -215,8 +214,8 @@ make_view(struct link_call *call, struct node *n, const struct link_view *v,
 	o.store = steal_fd(&store);
 	o.image = n->image;
 	o.unit = v->unit;
-	o.policy = v->break_guest_write ? CBW_BREAK_GUEST_WRITE :
-					  CBW_BREAK_SNAPSHOT;
+	o.policy = v->break_guest_write ? CBW_BREAK_GUEST_WRITE
+					: CBW_BREAK_SNAPSHOT;
 	o.timeout_ms = v->timeout_ms;
 	o.broken = on_view_broken;
 	o.opaque = a;
@@ -228,8 +227,7 @@ make_view(struct link_call *call, struct node *n, const struct link_view *v,
 
 static bool
 make_views(struct link_call *call, struct node *n,
-	   const struct link_view_list *l, struct attached **out,
-	   struct err *e)
+	   const struct link_view_list *l, struct attached **out, struct err *e)
 {
 	for (size_t i = 0; i < l->n; i++) {
 		if (!make_view(call, n, l->v[i], out, e))
@@ -274,7 +272,7 @@ link_view_close(struct link_call *call, const struct link_view_close_args *arg,
 
 struct node_open {
 	struct link_node_open_args *arg; /* owned */
-	struct block *image;		 /* owned, or NULL: @e */
+	struct block *image; /* owned, or NULL: @e */
 	struct err e;
 };
 
@@ -405,8 +403,7 @@ link_node_close(struct link_call *call, struct link_node_close_args *arg)
 
 bool
 link_node_descriptor(struct link_call *call,
-		     const struct link_node_descriptor_args *arg,
-		     struct err *e)
+		     const struct link_node_descriptor_args *arg, struct err *e)
 {
 	struct node *n = NULL;
 	int fd;
@@ -516,8 +513,8 @@ link_cut_commit(struct link_call *call, const struct link_cut_commit_args *arg,
 		struct link_cut_result **ret, struct err *e)
 {
 	struct cut *c = server_cut(call->server);
-	AUTO(link_cut_result_free) struct link_cut_result *r =
-		calloc(1, sizeof *r);
+	AUTO(link_cut_result_free)
+	struct link_cut_result *r = calloc(1, sizeof *r);
 
 	if (!r)
 		return err_set(e, ERR_GENERIC, ENOMEM, "cannot cut");
@@ -564,8 +561,8 @@ link_cut_stats(struct link_call *call, struct link_cut_stats **ret,
 	       struct err *e)
 {
 	const struct cut_stats *from = server_stats(call->server);
-	AUTO(link_cut_stats_free) struct link_cut_stats *s =
-		calloc(1, sizeof *s);
+	AUTO(link_cut_stats_free)
+	struct link_cut_stats *s = calloc(1, sizeof *s);
 	bool ok = s != NULL;
 
 	for (unsigned i = 0; ok && i < CUT_BARS; i++)

@@ -79,8 +79,7 @@ node_pread(struct node *n, void *buf, size_t len, uint64_t off)
 }
 
 int
-node_pwrite(struct node *n, const void *buf, size_t len, uint64_t off,
-	    bool fua)
+node_pwrite(struct node *n, const void *buf, size_t len, uint64_t off, bool fua)
 {
 	unsigned ticket = gate_enter(&n->gate);
 	int r = before_change(n, off, len);

@@ -31,7 +31,7 @@ struct attached {
 	struct attached *next;
 	uint64_t id;
 	struct server *server; /* borrowed: whom to wake */
-	struct cbw *cbw;       /* owned */
+	struct cbw *cbw; /* owned */
 	_Atomic int broken; /* errno value; told to stillpointd when set */
 	bool told;
 };
@@ -40,16 +40,16 @@ void attached_free(struct attached *a);
 DEFINE_CLEANUP(struct attached, attached_free);
 
 struct node {
-	struct node *next;   /* in the table; link thread */
-	char *name;	     /* owned */
+	struct node *next; /* in the table; link thread */
+	char *name; /* owned */
 	struct block *image; /* owned */
 	struct gate gate;
 	/* Changed only while the gate is closed (rule 4). */
 	struct epoch *epoch; /* reference owned, or NULL: nothing to record */
 	uint64_t epoch_id;
 	struct attached *views; /* owned */
-	unsigned exports;	/* how many refer to it; link thread */
-	bool closing;		/* link thread */
+	unsigned exports; /* how many refer to it; link thread */
+	bool closing; /* link thread */
 };
 
 /* @image is consumed on success. */

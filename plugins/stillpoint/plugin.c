@@ -5,9 +5,9 @@
  * export away from connected clients.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/prctl.h>
 
 #include "base/bits.h"
@@ -57,6 +57,8 @@ plugin_load(void)
 	 * --exit-with-parent; guests must outlive stillpointd.
 	 */
 	(void)prctl(PR_SET_PDEATHSIG, 0);
+	/* A limit on file sizes is an error of a write (EFBIG). */
+	(void)signal(SIGXFSZ, SIG_IGN);
 	log_set_sink(log_to_nbdkit);
 	park_from_environment();
 	table_init(&plugin.table);
@@ -97,11 +99,7 @@ plugin_config_complete(void)
 	return -1;
 }
 
-/* Threads must not be started before nbdkit has forked.
- *
- * With socket activation nbdkit asks to be ended with its parent.  Ours is
- * stillpointd, and guests are to outlive that.
- */
+/* Threads must not be started before nbdkit has forked. */
 static int
 plugin_after_fork(void)
 {
@@ -110,7 +108,6 @@ plugin_after_fork(void)
 				    .table = &plugin.table };
 	struct err e = ERR_INIT;
 
-	(void)prctl(PR_SET_PDEATHSIG, 0);
 	if (server_start(&o, &plugin.server, &e))
 		return 0;
 	nbdkit_error("%s", e.msg);
@@ -162,8 +159,7 @@ plugin_open(int read_only)
 	}
 	c->x = table_connect(&plugin.table, name ? name : "");
 	if (!c->x) {
-		nbdkit_error("there is no export named '%s'",
-			     name ? name : "");
+		nbdkit_error("there is no export named '%s'", name ? name : "");
 		free(c);
 		return NULL;
 	}
@@ -310,8 +306,8 @@ plugin_pwrite(void *handle, const void *buf, uint32_t count, uint64_t offset,
 
 	return n ? leave(c, ticket,
 			 node_pwrite(n, buf, count, offset,
-				     flags & NBDKIT_FLAG_FUA)) :
-		   -1;
+				     flags & NBDKIT_FLAG_FUA))
+		 : -1;
 }
 
 static int
@@ -327,8 +323,8 @@ plugin_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 		how |= BLOCK_ZERO_FAST;
 	return n ? leave(c, ticket,
 			 node_zero(n, offset, count, how,
-				   flags & NBDKIT_FLAG_FUA)) :
-		   -1;
+				   flags & NBDKIT_FLAG_FUA))
+		 : -1;
 }
 
 static int
@@ -340,8 +336,8 @@ plugin_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 
 	return n ? leave(c, ticket,
 			 node_discard(n, offset, count,
-				      flags & NBDKIT_FLAG_FUA)) :
-		   -1;
+				      flags & NBDKIT_FLAG_FUA))
+		 : -1;
 }
 
 static int
@@ -366,12 +362,11 @@ add_extents(struct node *n, uint64_t off, uint64_t end, uint32_t flags,
 
 		if (r)
 			return r;
-		if (nbdkit_add_extent(to, off, len,
-				      (type & BLOCK_HOLE ? NBDKIT_EXTENT_HOLE :
-							   0) |
-					      (type & BLOCK_ZERO ?
-						       NBDKIT_EXTENT_ZERO :
-						       0)) < 0)
+		if (nbdkit_add_extent(
+			    to, off, len,
+			    (type & BLOCK_HOLE ? NBDKIT_EXTENT_HOLE : 0) |
+				    (type & BLOCK_ZERO ? NBDKIT_EXTENT_ZERO
+						       : 0)) < 0)
 			return errno;
 		if (flags & NBDKIT_FLAG_REQ_ONE)
 			break;
@@ -389,9 +384,8 @@ plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags,
 	struct node *n = enter(c, &ticket);
 
 	return n ? leave(c, ticket,
-			 add_extents(n, offset, offset + count, flags,
-				     extents)) :
-		   -1;
+			 add_extents(n, offset, offset + count, flags, extents))
+		 : -1;
 }
 
 static int

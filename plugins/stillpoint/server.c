@@ -15,8 +15,8 @@
 #include <sys/un.h>
 
 #include "base/log.h"
-#include "json/envelope.h"
 #include "schema/link-commands.h"
+#include "json/envelope.h"
 
 /* An answer is small and stillpointd always reads: one that does not take an
  * answer within this time has lost its link.
@@ -418,8 +418,7 @@ start_thread(struct server *s, struct err *e)
 }
 
 bool
-server_start(const struct server_options *o, struct server **out,
-	     struct err *e)
+server_start(const struct server_options *o, struct server **out, struct err *e)
 {
 	AUTO(free) struct server *s = calloc(1, sizeof *s);
 	AUTO(close) int listener = -1;

@@ -9,17 +9,17 @@
 #define PLUGIN_SERVER_H
 
 #include "cut.h"
-#include "json/json.h"
-#include "json/out.h"
 #include "link/link.h"
 #include "table.h"
+#include "json/json.h"
+#include "json/out.h"
 
 struct server;
 
 struct server_options {
-	const char *path;     /* of the unix socket; borrowed for good */
-	unsigned listen_fds;  /* nbdkit's listening sockets: 3, 4, ... */
-	struct table *table;  /* borrowed for good */
+	const char *path; /* of the unix socket; borrowed for good */
+	unsigned listen_fds; /* nbdkit's listening sockets: 3, 4, ... */
+	struct table *table; /* borrowed for good */
 };
 
 /* Starts the thread. */
@@ -35,16 +35,16 @@ void server_stop(struct server *s);
 struct link_call {
 	struct server *server;
 	unsigned generation; /* of the connection that it came on */
-	struct json *id;     /* owned */
+	struct json *id; /* owned */
 	struct link_msg msg; /* owned: the request's text and descriptors */
 	struct json_out out;
 	int fds[LINK_MAX_LISTENS]; /* to go with the answer; owned */
 	unsigned nfds;
 	/* asynchronous calls: */
 	struct link_call *next;
-	void (*run)(struct link_call *call);	/* its own thread */
+	void (*run)(struct link_call *call); /* its own thread */
 	void (*finish)(struct link_call *call); /* link thread */
-	void *state;				/* finish's */
+	void *state; /* finish's */
 };
 
 struct table *server_table(struct server *s);

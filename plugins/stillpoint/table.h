@@ -12,9 +12,10 @@
  * gate, so that an export can be taken away while clients are connected:
  * behind the closed gate @node becomes NULL, and requests fail from then on.
  */
-struct export {
+struct export
+{
 	struct export *next;
-	char *name;	   /* owned */
+	char *name; /* owned */
 	char *description; /* owned, or NULL */
 	bool writable;
 	struct gate users;

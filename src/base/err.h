@@ -27,21 +27,21 @@ enum err_class {
 
 struct err {
 	enum err_class cls;
-	int os;		  /* errno value, 0 when none applies */
+	int os; /* errno value, 0 when none applies */
 	const char *file; /* where it was first raised (static string) */
 	int line;
 	char msg[1280]; /* one phrase; no newline, no final stop */
 };
 
-#define ERR_INIT                                                               \
-	{                                                                      \
-		.cls = ERR_NONE                                                \
+#define ERR_INIT                \
+	{                       \
+		.cls = ERR_NONE \
 	}
 
 /* Record a failure and return false.  When @os is not 0, ": " and its
  * strerror text are appended.  The slot must be empty.
  */
-#define err_set(e, cls, os, ...)                                               \
+#define err_set(e, cls, os, ...) \
 	err_set_at(e, __FILE__, __LINE__, cls, os, __VA_ARGS__)
 
 bool err_set_at(struct err *e, const char *file, int line, enum err_class cls,

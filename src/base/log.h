@@ -8,7 +8,12 @@
 
 #include "base/mem.h"
 
-enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+enum log_level {
+	LOG_LEVEL_ERROR,
+	LOG_LEVEL_WARN,
+	LOG_LEVEL_INFO,
+	LOG_LEVEL_DEBUG
+};
 
 /* Receives one line without newline.  Called in any thread. */
 void log_set_sink(void (*sink)(enum log_level level, const char *line));

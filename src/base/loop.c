@@ -3,7 +3,6 @@
 
 #include <assert.h>
 
-
 static void
 list_init(struct task_list *l)
 {

@@ -33,7 +33,7 @@ struct task_list {
 
 struct loop {
 	struct ev_loop *ev; /* owned */
-	struct task_list ready;	  /* deferred, for the next turn */
+	struct task_list ready; /* deferred, for the next turn */
 	struct task_list running; /* what is left of this turn */
 	struct task_list posted; /* under @mailbox */
 	struct mtx mailbox;

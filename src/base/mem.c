@@ -6,15 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+void
+xassert_memory(bool ok)
+{
+	static const char text[] = "out of memory\n";
+
+	if (ok)
+		return;
+	(void)!write(STDERR_FILENO, text, sizeof text - 1);
+	abort();
+}
+
 static void *
 checked(void *p)
 {
-	if (!p) {
-		static const char text[] = "out of memory\n";
-
-		(void)!write(STDERR_FILENO, text, sizeof text - 1);
-		abort();
-	}
+	xassert_memory(p != NULL);
 	return p;
 }
 

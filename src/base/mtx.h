@@ -11,24 +11,24 @@
 #include <pthread.h>
 #include <stdbool.h>
 
-#define LOCK_TABLE(X)                                                          \
-	X(DEVICES, "the plugin's tables of nodes and exports")                 \
-	X(REMOTE, "connections of one remote image and who waits for them")    \
-	X(STREAM, "what is left to copy and what is in flight of one stream")  \
-	X(GATE, "a closed gate and who waits for it to open")                  \
-	X(CBW, "who waits for a granule that another thread saves")            \
-	X(EPOCH, "allocation of a chunk of an epoch's bits (may fallocate)")   \
-	X(VIEW, "allocation of a chunk of a view's states (may fallocate)")    \
-	X(BUFFERS, "the pool of stream buffers")                               \
-	X(WORK, "the queue of a pool of worker threads")                       \
-	X(MAILBOX, "tasks that other threads post to a loop")                  \
+#define LOCK_TABLE(X)                                                         \
+	X(DEVICES, "the plugin's tables of nodes and exports")                \
+	X(REMOTE, "connections of one remote image and who waits for them")   \
+	X(STREAM, "what is left to copy and what is in flight of one stream") \
+	X(GATE, "a closed gate and who waits for it to open")                 \
+	X(CBW, "who waits for a granule that another thread saves")           \
+	X(EPOCH, "allocation of a chunk of an epoch's bits (may fallocate)")  \
+	X(VIEW, "allocation of a chunk of a view's states (may fallocate)")   \
+	X(BUFFERS, "the pool of stream buffers")                              \
+	X(WORK, "the queue of a pool of worker threads")                      \
+	X(MAILBOX, "tasks that other threads post to a loop")                 \
 	X(STATS, "figures that are only reported")
 
 enum lock_class {
 #define X(name, text) LOCK_##name,
 	LOCK_TABLE(X)
 #undef X
-	LOCK_N
+		LOCK_N
 };
 
 #if defined(__clang__)
@@ -39,7 +39,7 @@ enum lock_class {
 #define ACQUIRES(...) TSA(acquire_capability(__VA_ARGS__))
 #define RELEASES(...) TSA(release_capability(__VA_ARGS__))
 #define NEEDS(...)    TSA(requires_capability(__VA_ARGS__))
-#define NO_TSA	      TSA(no_thread_safety_analysis)
+#define NO_TSA        TSA(no_thread_safety_analysis)
 
 struct TSA(capability("mutex")) mtx {
 	pthread_mutex_t m;

@@ -26,12 +26,12 @@ void park_set(park_fn *fn);
 /* Read the environment variable above; call once at the program's start. */
 void park_from_environment(void);
 
-#define PARK(place)                                                            \
-	do {                                                                   \
-		park_fn *park_f = atomic_load_explicit(&park_hook,             \
-						       memory_order_relaxed);  \
-		if (unlikely(park_f != NULL))                                  \
-			park_f(place);                                         \
+#define PARK(place)                                                           \
+	do {                                                                  \
+		park_fn *park_f = atomic_load_explicit(&park_hook,            \
+						       memory_order_relaxed); \
+		if (unlikely(park_f != NULL))                                 \
+			park_f(place);                                        \
 	} while (0)
 
 #endif

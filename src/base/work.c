@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <stdlib.h>
 
-
 struct work_pool {
 	struct mtx lock; /* LOCK_WORK; guards all below */
 	pthread_cond_t more;

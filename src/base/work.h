@@ -11,9 +11,9 @@
 #include "base/loop.h"
 
 struct work {
-	void (*run)(struct work *w);  /* any thread */
+	void (*run)(struct work *w); /* any thread */
 	void (*done)(struct work *w); /* loop; may free @w */
-	struct loop *loop;	      /* borrowed until done */
+	struct loop *loop; /* borrowed until done */
 	struct task task;
 	struct work *next;
 };

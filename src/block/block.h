@@ -57,16 +57,16 @@ struct block_ops {
 /* Drivers embed this as their first member; others read its fields only. */
 struct block {
 	const struct block_ops *ops;
-	uint64_t size;	      /* bytes, a multiple of 512 */
-	uint32_t min_block;   /* request alignment: 1 or a power of two */
-	uint32_t pref_block;  /* preferred request size */
+	uint64_t size; /* bytes, a multiple of 512 */
+	uint32_t min_block; /* request alignment: 1 or a power of two */
+	uint32_t pref_block; /* preferred request size */
 	bool read_only;
 	bool rotational;
-	bool discard_unmap;   /* "discard": "unmap"; else discards are dropped */
-	bool detect_zeroes;   /* "detect-zeroes": "on" or "unmap" */
-	bool detect_unmap;    /* "detect-zeroes": "unmap" */
-	bool no_flush;	      /* "cache": {"no-flush": true} */
-	bool coherent;	      /* another open of this image sees what was
+	bool discard_unmap; /* "discard": "unmap"; else discards are dropped */
+	bool detect_zeroes; /* "detect-zeroes": "on" or "unmap" */
+	bool detect_unmap; /* "detect-zeroes": "unmap" */
+	bool no_flush; /* "cache": {"no-flush": true} */
+	bool coherent; /* another open of this image sees what was
 			       * acknowledged here (false: after a flush) */
 };
 
@@ -90,10 +90,10 @@ int block_fd(const struct block *b);
 /* --- file: regular files and host block devices ------------------------- */
 
 struct block_file_options {
-	int fd;		   /* consumed, also on failure */
+	int fd; /* consumed, also on failure */
 	bool read_only;
-	bool direct;	   /* the descriptor has O_DIRECT */
-	const char *name;  /* for messages; borrowed for the call */
+	bool direct; /* the descriptor has O_DIRECT */
+	const char *name; /* for messages; borrowed for the call */
 };
 
 /* Sizes that are not a multiple of 512 are rounded up; what lies beyond the
@@ -117,19 +117,19 @@ bool block_null_open(uint64_t size, uint64_t latency_ns, struct block **out,
 /* --- nbd: an image on an NBD server ---------------------------------------- */
 
 struct block_nbd_options {
-	const char *unix_path;	/* or NULL: host and port */
+	const char *unix_path; /* or NULL: host and port */
 	const char *host, *port;
 	const char *export_name; /* "" is the default export */
 	bool tls;
 	const char *tls_certificates; /* directory, or NULL */
-	const char *tls_psk_file;     /* or NULL */
-	const char *tls_username;     /* or NULL */
-	const char *tls_hostname;     /* name to verify, or NULL: the host */
+	const char *tls_psk_file; /* or NULL */
+	const char *tls_username; /* or NULL */
+	const char *tls_hostname; /* name to verify, or NULL: the host */
 	bool read_only;
 	unsigned reconnect_delay_s; /* 0: requests fail at once when the
 				     * server is gone */
-	unsigned open_timeout_s;    /* 0: one try */
-	unsigned connections;	    /* at most; 1..16.  Used when the server
+	unsigned open_timeout_s; /* 0: one try */
+	unsigned connections; /* at most; 1..16.  Used when the server
 				     * says multi-conn */
 };
 

@@ -31,10 +31,10 @@ struct file {
 	struct block block;
 	int fd; /* owned */
 	bool direct, device;
-	_Atomic bool cannot_zero;  /* fallocate's ZERO_RANGE is not there */
+	_Atomic bool cannot_zero; /* fallocate's ZERO_RANGE is not there */
 	_Atomic bool cannot_punch; /* nor PUNCH_HOLE */
-	uint32_t direct_align;	   /* power of two */
-	pthread_rwlock_t modify;   /* direct: unaligned writers are alone */
+	uint32_t direct_align; /* power of two */
+	pthread_rwlock_t modify; /* direct: unaligned writers are alone */
 };
 
 static struct file *
@@ -138,9 +138,9 @@ static int
 bounced(const struct file *f, void *to, const void *from, size_t len,
 	uint64_t off)
 {
-	size_t size = (size_t)min_u64(round_up(len, f->direct_align),
-				      BOUNCE_MAX) +
-		      2 * (size_t)f->direct_align;
+	size_t size =
+		(size_t)min_u64(round_up(len, f->direct_align), BOUNCE_MAX) +
+		2 * (size_t)f->direct_align;
 	void *bounce;
 	size_t at = 0;
 	int r = posix_memalign(&bounce, 4096, size);
@@ -183,8 +183,8 @@ file_pwrite(struct block *b, const void *buf, size_t len, uint64_t off)
 		(void)pthread_rwlock_wrlock(&f->modify);
 	else
 		(void)pthread_rwlock_rdlock(&f->modify);
-	r = aligned(f, buf, len, off) ? write_full(f, buf, len, off) :
-					bounced(f, NULL, buf, len, off);
+	r = aligned(f, buf, len, off) ? write_full(f, buf, len, off)
+				      : bounced(f, NULL, buf, len, off);
 	(void)pthread_rwlock_unlock(&f->modify);
 	return r;
 }
@@ -194,6 +194,16 @@ unsupported(int os)
 {
 	return os == EOPNOTSUPP || os == ENOSYS || os == ENOTTY ||
 	       os == EINVAL || os == ENODEV;
+}
+
+/* EINVAL is about one request (a device wants whole sectors); the others are
+ * about the file.
+ */
+static void
+note_missing(_Atomic bool *missing, int os)
+{
+	if (os != EINVAL)
+		atomic_store(missing, true);
 }
 
 /* 0, or an errno value for which unsupported() tells whether to try another
@@ -235,13 +245,13 @@ try_zero(struct file *f, uint64_t off, uint64_t len, unsigned flags)
 			     len);
 		if (!unsupported(r))
 			return r;
-		atomic_store(&f->cannot_punch, true);
+		note_missing(&f->cannot_punch, r);
 	}
 	if (!atomic_load(&f->cannot_zero)) {
 		r = allocate(f, FALLOC_FL_ZERO_RANGE, off, len);
 		if (!unsupported(r))
 			return r;
-		atomic_store(&f->cannot_zero, true);
+		note_missing(&f->cannot_zero, r);
 	}
 	/* tmpfs has no ZERO_RANGE: a hole and an allocation do the same */
 	if (!f->device && !atomic_load(&f->cannot_punch)) {
@@ -317,8 +327,8 @@ file_extent(struct block *b, uint64_t off, uint64_t len, uint64_t *n,
 	    unsigned *flags)
 {
 	struct file *f = to_file(b);
-	off_t data = f->device ? (off_t)off :
-				 lseek(f->fd, (off_t)off, SEEK_DATA);
+	off_t data =
+		f->device ? (off_t)off : lseek(f->fd, (off_t)off, SEEK_DATA);
 	off_t hole;
 
 	*n = len;
@@ -341,8 +351,8 @@ file_cache(struct block *b, uint64_t off, uint64_t len)
 {
 	struct file *f = to_file(b);
 
-	return f->direct ? 0 :
-			   posix_fadvise(f->fd, (off_t)off, (off_t)len,
+	return f->direct ? 0
+			 : posix_fadvise(f->fd, (off_t)off, (off_t)len,
 					 POSIX_FADV_WILLNEED);
 }
 

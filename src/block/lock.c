@@ -8,7 +8,7 @@
 /* QEMU's permissions, by bit number. */
 enum perm { CONSISTENT_READ, WRITE, WRITE_UNCHANGED, RESIZE, PERM_N };
 
-#define USED_BASE	100
+#define USED_BASE       100
 #define NOT_SHARED_BASE 200
 
 static const char *const perm_names[PERM_N] = {
@@ -23,10 +23,9 @@ static const char *const perm_names[PERM_N] = {
 static int
 lock_byte(int fd, int at, short type)
 {
-	struct flock l = { .l_type = type,
-			   .l_whence = SEEK_SET,
-			   .l_start = at,
-			   .l_len = 1 };
+	struct flock l = {
+		.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1
+	};
 
 	return fcntl(fd, F_OFD_SETLK, &l) < 0 ? errno : 0;
 }
@@ -58,8 +57,7 @@ take(int fd, unsigned used, unsigned not_shared, struct err *e)
 			r = lock_byte(fd, NOT_SHARED_BASE + p, F_RDLCK);
 		if (r)
 			return err_set(e, ERR_GENERIC, r,
-				       "Failed to lock byte %d",
-				       USED_BASE + p);
+				       "Failed to lock byte %d", USED_BASE + p);
 	}
 	return true;
 }
@@ -83,8 +81,8 @@ check(int fd, unsigned used, unsigned not_shared, struct err *e)
 bool
 image_lock(int fd, bool writer, struct err *e)
 {
-	unsigned used = BIT(CONSISTENT_READ) |
-			(writer ? BIT(WRITE) | BIT(RESIZE) : 0);
+	unsigned used =
+		BIT(CONSISTENT_READ) | (writer ? BIT(WRITE) | BIT(RESIZE) : 0);
 	unsigned not_shared = BIT(WRITE) | BIT(RESIZE);
 
 	if (take(fd, used, not_shared, e) && check(fd, used, not_shared, e))

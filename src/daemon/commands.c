@@ -38,8 +38,7 @@ run_one(struct qmp_call *call, struct transaction_action *a)
 {
 	struct transaction_action_list l = { 0 };
 
-	if (!transaction_action_list_append(&l, a))
-		abort();
+	xassert_memory(transaction_action_list_append(&l, a));
 	transaction_run(qmp_call_opaque(call), &l, false, on_transaction_done,
 			call);
 }

@@ -454,8 +454,10 @@ config_complete(struct config *c, const char *state, struct err *e)
 {
 	if (!c->store)
 		c->store = xasprintf("%s/store", state);
-	if (!c->shm)
+	if (!c->shm) {
 		c->shm = shm_dir_default(state);
+		c->shm_is_ours = true;
+	}
 	return default_address(&c->qmp, &c->n_qmp, state, "qmp.sock", e) &&
 	       default_address(&c->nbd, &c->n_nbd, state, "nbd.sock", e);
 }

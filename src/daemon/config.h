@@ -35,6 +35,7 @@ struct config {
 	size_t n_allow;
 	char *store; /* owned; after config_complete */
 	char *shm; /* owned; after config_complete */
+	bool shm_is_ours; /* the default: removed at the end, when empty */
 	char *nbdkit; /* owned */
 	char *plugin; /* owned */
 	char **nbdkit_args; /* owned: TLS options, NULL at the end */

@@ -76,6 +76,8 @@ tear_down(struct daemon *d)
 		work_pool_free(d->work);
 	if (d->paths)
 		paths_free(d->paths);
+	if (d->cfg.shm_is_ours)
+		(void)rmdir(d->cfg.shm); /* fails while it is of use */
 	statedir_close(&d->state);
 }
 

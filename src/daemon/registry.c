@@ -72,9 +72,9 @@ describe_bitmaps(const struct bitmap *b, struct registry_bitmap_list *to)
 	if (!b)
 		return;
 	describe_bitmaps(b->next, to);
-	if (!b->removing && !registry_bitmap_list_append(to,
-							 describe_bitmap(b)))
-		abort();
+	if (!b->removing)
+		xassert_memory(
+			registry_bitmap_list_append(to, describe_bitmap(b)));
 }
 
 static struct registry_node *
@@ -95,9 +95,9 @@ describe_nodes(const struct node *n, struct registry_node_list *to)
 	if (!n)
 		return;
 	describe_nodes(n->next, to);
-	if (n->monitor_owned &&
-	    !registry_node_list_append(to, describe_node(n)))
-		abort();
+	if (n->monitor_owned)
+		xassert_memory(
+			registry_node_list_append(to, describe_node(n)));
 }
 
 static void
@@ -106,10 +106,9 @@ describe_exports(const struct export *x, struct block_export_options_list *to)
 	if (!x)
 		return;
 	describe_exports(x->next, to);
-	if (!x->shutting_down &&
-	    !block_export_options_list_append(
-		    to, block_export_options_clone(x->options)))
-		abort();
+	if (!x->shutting_down)
+		xassert_memory(block_export_options_list_append(
+			to, block_export_options_clone(x->options)));
 }
 
 static void
@@ -124,8 +123,7 @@ describe_jobs(const struct job *j, struct registry_job_list *to)
 		r->id = xstrdup(j->id);
 		r->type = j->type;
 		r->device = xstrdup("");
-		if (!registry_job_list_append(to, r))
-			abort();
+		xassert_memory(registry_job_list_append(to, r));
 	}
 }
 

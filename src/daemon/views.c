@@ -114,8 +114,7 @@ view_file_describe(const struct view_file *v, bool at_cut,
 	if (v->open && !at_cut)
 		add_mask(l, v->open, fds, n);
 	l->mask_open = v->open && at_cut;
-	if (!link_view_list_append(to, l))
-		abort();
+	xassert_memory(link_view_list_append(to, l));
 }
 
 static bool

@@ -113,9 +113,9 @@ handle(struct link_client *c, struct link_msg *m, const struct json *j,
 		c->o.on_event(c->o.opaque, reply.event, reply.data);
 		return true;
 	}
-	r = reply.id && json_type(reply.id) == JSON_INT ?
-		    take_waiting(c, json_get_uint(reply.id)) :
-		    NULL;
+	r = reply.id && json_type(reply.id) == JSON_INT
+		    ? take_waiting(c, json_get_uint(reply.id))
+		    : NULL;
 	if (!r)
 		return err_set(e, ERR_GENERIC, 0,
 			       "an answer that nobody asked for");

@@ -7,9 +7,9 @@
 #define LINK_CLIENT_H
 
 #include "base/loop.h"
+#include "link/link.h"
 #include "json/json.h"
 #include "json/out.h"
-#include "link/link.h"
 
 struct link_client;
 
@@ -27,7 +27,7 @@ struct link_request {
 
 struct link_client_options {
 	struct loop *loop; /* borrowed */
-	int sock;	   /* connected, consumed */
+	int sock; /* connected, consumed */
 	void (*on_event)(void *opaque, const char *name,
 			 const struct json *data);
 	/* The connection is gone; all requests were answered with an error.

@@ -56,8 +56,8 @@ keep_fds(struct link_msg *m, struct msghdr *h)
 static ssize_t
 receive_some(struct link_input *in, void *buf, size_t len)
 {
-	_Alignas(struct cmsghdr) char control[CMSG_SPACE(LINK_MAX_FDS *
-							 sizeof(int))];
+	_Alignas(struct cmsghdr) char
+		control[CMSG_SPACE(LINK_MAX_FDS * sizeof(int))];
 	struct iovec iov = { .iov_base = buf, .iov_len = len };
 	struct msghdr h = { .msg_iov = &iov,
 			    .msg_iovlen = 1,
@@ -84,8 +84,7 @@ header_ok(const struct link_header *h, struct err *e)
 			       LINK_VERSION);
 	if (h->length > LINK_MAX_TEXT || h->fds > LINK_MAX_FDS)
 		return err_set(e, ERR_GENERIC, 0,
-			       "link message of %" PRIu32
-			       " bytes is too large",
+			       "link message of %" PRIu32 " bytes is too large",
 			       h->length);
 	return true;
 }
@@ -166,8 +165,8 @@ attach_fds(struct msghdr *h, const struct link_msg *m)
 bool
 link_send_some(int sock, const struct link_msg *m, size_t *at, int *os)
 {
-	_Alignas(struct cmsghdr) char control[CMSG_SPACE(LINK_MAX_FDS *
-							 sizeof(int))] = { 0 };
+	_Alignas(struct cmsghdr) char
+		control[CMSG_SPACE(LINK_MAX_FDS * sizeof(int))] = { 0 };
 	struct link_header header = { .magic = LINK_MAGIC,
 				      .version = LINK_VERSION,
 				      .fds = (uint16_t)m->nfds,
@@ -177,8 +176,8 @@ link_send_some(int sock, const struct link_msg *m, size_t *at, int *os)
 	assert(m->len <= LINK_MAX_TEXT && m->nfds <= LINK_MAX_FDS);
 	*os = 0;
 	while (*at < total) {
-		size_t in_header = *at < sizeof header ? sizeof header - *at :
-							 0;
+		size_t in_header =
+			*at < sizeof header ? sizeof header - *at : 0;
 		size_t in_text = *at + in_header - sizeof header;
 		struct iovec iov[2] = {
 			{ (char *)&header + (sizeof header - in_header),
@@ -201,8 +200,8 @@ link_send_some(int sock, const struct link_msg *m, size_t *at, int *os)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0) {
-			*os = errno == EAGAIN || errno == EWOULDBLOCK ? 0 :
-									errno;
+			*os = errno == EAGAIN || errno == EWOULDBLOCK ? 0
+								      : errno;
 			return false;
 		}
 		*at += (size_t)n;

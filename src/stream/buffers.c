@@ -105,8 +105,7 @@ new_buffer_locked(bool must)
 {
 	void *p = map_one();
 
-	if (!p && must)
-		abort();
+	assert(p || !must);
 	return p;
 }
 

@@ -17,8 +17,8 @@
 
 #define EPOCH_MAGIC   UINT64_C(0x3148434f50455053) /* "SPEPOCH1" on disk */
 #define EPOCH_VERSION 1
-#define PAGE	      UINT64_C(4096)
-#define CHUNK	      (PAGE * 8) /* granules in a page of bits */
+#define PAGE          UINT64_C(4096)
+#define CHUNK         (PAGE * 8) /* granules in a page of bits */
 #define WORD_BITS     64
 
 /* A disk cannot be larger, so that no sum below wraps. */
@@ -37,15 +37,15 @@ struct epoch_header {
 
 struct epoch {
 	_Atomic unsigned refs;
-	int fd;	      /* owned */
-	void *map;    /* owned, @map_len bytes */
+	int fd; /* owned */
+	void *map; /* owned, @map_len bytes */
 	size_t map_len;
 	uint64_t size, chunks;
 	unsigned shift;
 	_Atomic uint8_t *summary; /* in @map */
-	_Atomic uint64_t *bits;	  /* in @map */
-	uint64_t bits_at;	  /* offset of @bits in the file */
-	struct mtx lock;	  /* LOCK_EPOCH: one allocation at a time */
+	_Atomic uint64_t *bits; /* in @map */
+	uint64_t bits_at; /* offset of @bits in the file */
+	struct mtx lock; /* LOCK_EPOCH: one allocation at a time */
 };
 
 static uint64_t
@@ -98,9 +98,9 @@ header_check(const struct epoch_header *h, int fd, struct err *e)
 			       "epoch file of unknown version %u", h->version);
 	if (h->granularity_bits < 9 || h->granularity_bits > 31 ||
 	    h->size > MAX_SIZE ||
-	    h->chunks != div_up(div_up(h->size,
-				       UINT64_C(1) << h->granularity_bits),
-				CHUNK))
+	    h->chunks !=
+		    div_up(div_up(h->size, UINT64_C(1) << h->granularity_bits),
+			   CHUNK))
 		return err_set(e, ERR_GENERIC, 0,
 			       "epoch file with impossible geometry");
 	if (fstat(fd, &st) < 0)
@@ -235,9 +235,9 @@ set_in_chunk(struct epoch *ep, uint64_t g, uint64_t end)
 	while (g < end) {
 		uint64_t word = g / WORD_BITS;
 		uint64_t n = min_u64(WORD_BITS - g % WORD_BITS, end - g);
-		uint64_t mask = (n == WORD_BITS ? ~UINT64_C(0) :
-						  (UINT64_C(1) << n) - 1)
-				<< g % WORD_BITS;
+		uint64_t mask =
+			(n == WORD_BITS ? ~UINT64_C(0) : (UINT64_C(1) << n) - 1)
+			<< g % WORD_BITS;
 
 		/* most writes go where a write was before */
 		if ((atomic_load_explicit(&ep->bits[word],
@@ -412,8 +412,7 @@ dirty_next_in(const struct dirty *d, uint64_t from, uint64_t limit,
 }
 
 bool
-dirty_next(const struct dirty *d, uint64_t from, uint64_t *start,
-	   uint64_t *end)
+dirty_next(const struct dirty *d, uint64_t from, uint64_t *start, uint64_t *end)
 {
 	return dirty_next_in(d, from, d->size, start, end);
 }

@@ -21,18 +21,18 @@
 #define COPY_MAX (64 * KiB)
 
 struct cbw {
-	struct view *view;	 /* reference owned */
-	int store;		 /* owned */
-	struct block *image;	 /* borrowed */
-	struct epoch *mask[2];	 /* references owned */
-	struct dirty dirty;	 /* over @mask */
+	struct view *view; /* reference owned */
+	int store; /* owned */
+	struct block *image; /* borrowed */
+	struct epoch *mask[2]; /* references owned */
+	struct dirty dirty; /* over @mask */
 	enum cbw_policy policy;
 	unsigned timeout_ms;
 	void (*on_broken)(void *, int);
 	void *opaque;
 	_Atomic uint64_t saved_bytes;
-	_Atomic bool told;   /* on_broken was called */
-	struct mtx lock;     /* LOCK_CBW */
+	_Atomic bool told; /* on_broken was called */
+	struct mtx lock; /* LOCK_CBW */
 	pthread_cond_t saved; /* some granule left SAVING */
 	_Atomic unsigned waiting; /* threads in wait_saved() */
 };

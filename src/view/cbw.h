@@ -15,15 +15,15 @@
  * OnCbwError).
  */
 enum cbw_policy {
-	CBW_BREAK_SNAPSHOT,    /* the view is given up (our default) */
+	CBW_BREAK_SNAPSHOT, /* the view is given up (our default) */
 	CBW_BREAK_GUEST_WRITE, /* the guest's write fails */
 };
 
 struct cbw;
 
 struct cbw_options {
-	struct view *view;   /* a reference is consumed */
-	int store;	     /* descriptor, consumed */
+	struct view *view; /* a reference is consumed */
+	int store; /* descriptor, consumed */
 	struct block *image; /* borrowed; outlives the cbw */
 	/* What belongs to the view; @n == 0: everything.  The references are
 	 * consumed.

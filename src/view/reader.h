@@ -13,10 +13,11 @@
 
 /* Any thread, any number of them at once. */
 struct view_reader {
-	struct block *image; /* borrowed: a read-only open of the node's image */
-	struct view *view;   /* borrowed; NULL: nobody writes, read the image */
-	int store;	     /* borrowed descriptor, -1 without a view */
-	struct dirty mask;   /* what belongs to the view; n == 0: everything */
+	struct block
+		*image; /* borrowed: a read-only open of the node's image */
+	struct view *view; /* borrowed; NULL: nobody writes, read the image */
+	int store; /* borrowed descriptor, -1 without a view */
+	struct dirty mask; /* what belongs to the view; n == 0: everything */
 };
 
 /* Read the content at the cut.  Returns 0, an errno value of the read, or

@@ -16,8 +16,8 @@
 
 #define VIEW_MAGIC   UINT64_C(0x3157454956505053) /* "SPPVIEW1" on disk */
 #define VIEW_VERSION 1
-#define PAGE	     UINT64_C(4096)
-#define CHUNK	     (PAGE * 4) /* granules in a page of states */
+#define PAGE         UINT64_C(4096)
+#define CHUNK        (PAGE * 4) /* granules in a page of states */
 #define PER_WORD     32
 #define MAX_SIZE     (UINT64_C(1) << 62)
 
@@ -37,7 +37,7 @@ struct view_header {
 
 struct view {
 	_Atomic unsigned refs;
-	int fd;	   /* owned */
+	int fd; /* owned */
 	void *map; /* owned, @map_len bytes */
 	size_t map_len;
 	uint64_t size, chunks;
@@ -108,8 +108,7 @@ header_check(const struct view_header *h, int fd, struct err *e)
 			       h->version);
 	if (h->granule_bits < 12 || h->granule_bits > 40 ||
 	    h->size > MAX_SIZE ||
-	    h->chunks != div_up(div_up(h->size, UINT64_C(1)
-							<< h->granule_bits),
+	    h->chunks != div_up(div_up(h->size, UINT64_C(1) << h->granule_bits),
 				CHUNK))
 		return err_set(e, ERR_GENERIC, 0,
 			       "view's states with impossible geometry");
@@ -140,8 +139,8 @@ view_open(int fd, struct view **out, struct err *e)
 	v->shift = h.granule_bits;
 	v->states_at = states_offset(h.chunks);
 	v->map_len = v->states_at + h.chunks * PAGE;
-	v->map = mmap(NULL, v->map_len, PROT_READ | PROT_WRITE, MAP_SHARED,
-		      own, 0);
+	v->map = mmap(NULL, v->map_len, PROT_READ | PROT_WRITE, MAP_SHARED, own,
+		      0);
 	if (v->map == MAP_FAILED)
 		return err_set(e, ERR_GENERIC, errno, "cannot map a view");
 	v->header = v->map;
@@ -366,8 +365,8 @@ next_by_done(const struct view *v, uint64_t off, uint64_t end, bool done)
 	while (g << v->shift < end) {
 		enum summary s = chunk_state(v, g / CHUNK);
 
-		if (s == DETAIL ? (view_get(v, g) == VIEW_DONE) == done :
-				  (s == ALL_DONE) == done)
+		if (s == DETAIL ? (view_get(v, g) == VIEW_DONE) == done
+				: (s == ALL_DONE) == done)
 			return max_u64(off, g << v->shift);
 		g = s == DETAIL ? g + 1 : (g / CHUNK + 1) * CHUNK;
 	}

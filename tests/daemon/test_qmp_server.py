@@ -357,6 +357,23 @@ def test_rule_3_a_command_outlives_its_client(server):
     assert b.cmd("test-log") == ["a", "b"]
 
 
+def test_rule_3_a_session_may_end_while_its_command_runs(server):
+    """The event is how the server learns that the client is gone."""
+    a, b, c = (server.client() for _ in range(3))
+    a.send("test-slow-change", tag="a", ms=300)
+    time.sleep(0.05)
+    b.send("test-change", tag="b")
+    time.sleep(0.05)
+    a.close()
+    b.close()
+    assert c.cmd("test-events", count=1) == {}
+    assert c.cmd("test-events", count=1) == {}
+    assert c.cmd("test-sessions") == {"value": 1}
+    # a's command is finished; b's, which had not begun, is not done.
+    assert c.cmd("test-change", tag="c") == {}
+    assert c.cmd("test-log") == ["a", "c"]
+
+
 def test_rule_3_the_place_of_a_client_that_went_away_is_free_again(server):
     for _ in range(3):
         clients = [server.client() for _ in range(MAX_SESSIONS)]

@@ -169,15 +169,23 @@ def refused(server, *words):
     assert procs.marked_pids(server.mark) == []
 
 
-@pytest.mark.parametrize("option", [
-    ["--nonsense"], ["--qmp"], ["--qmp", "http://x"], ["--qmp", "tcp:x"],
-    ["--nbd", "unix:"], ["--nbd", "tcp:127.0.0.1:99999"],
-    ["--blockdev", "{"], ["--blockdev", '{"driver": "nonsense"}'],
-    ["--export", "[]"], ["--config", "/nonexistent.json"], ["extra"]])
-def test_bad_option_ends_the_start_with_its_name(make_server, option):
+@pytest.mark.parametrize("option, words", [
+    (["--nonsense"], ["nonsense"]),
+    (["--qmp"], ["qmp"]),
+    (["--qmp", "http://x"], ["http://x", "unix:PATH or tcp:HOST:PORT"]),
+    (["--qmp", "tcp:x"], ["tcp:x"]),
+    (["--nbd", "unix:"], ["unix:", "path"]),
+    (["--nbd", "tcp:127.0.0.1:99999"], ["99999", "port"]),
+    (["--blockdev", "{"], ["blockdev", "JSON"]),
+    (["--blockdev", '{"driver": "nonsense"}'], ["nonsense"]),
+    (["--export", "[]"], ["export"]),
+    (["--config", "/nonexistent.json"],
+     ["/nonexistent.json", "No such file or directory"]),
+    (["extra"], ["extra"])], ids=lambda v: " ".join(v))
+def test_bad_option_ends_the_start_with_its_name(make_server, option, words):
     server = make_server()
     server.extra = option
-    refused(server, option[0].lstrip("-"))
+    refused(server, *words)
 
 
 def test_qmp_on_every_address_without_tls_is_refused(make_server):

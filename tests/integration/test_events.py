@@ -2,6 +2,7 @@
 """The order of job events that QEMU's clients rely on."""
 import pytest
 
+from stillpoint_test import procs
 from stillpoint_test.qmp import action, backup
 from stillpoint_test.target import slow_target
 
@@ -124,7 +125,10 @@ def test_manual_dismissal_leaves_the_job_concluded(q, disks, backup_node):
 def test_running_job_is_described_by_both_queries(q, slow):
     start(q, speed=8 << 20)
     (job,) = q.cmd("query-jobs")
-    (block,) = q.cmd("query-block-jobs")
+    # The length is known when the stream has looked at the disk.
+    (block,) = procs.wait_until(
+        lambda: [b for b in q.cmd("query-block-jobs") if b["len"]],
+        "the job knows its length")
     assert job["type"] == block["type"] == "backup"
     assert job["id"] == block["device"] == "j"
     assert job["status"] in ("running", "paused")

@@ -176,6 +176,21 @@ def test_without_addresses_sockets_are_made_in_the_state_directory(start, dir):
     assert not os.path.exists(dir + "/state/nbd.sock")
 
 
+def shm_directories():
+    return {n for n in os.listdir("/dev/shm")
+            if n.startswith("stillpoint-%d-" % os.geteuid())}
+
+
+def test_nothing_stays_in_memory_when_there_is_nothing_to_keep(start):
+    before = shm_directories()
+    p = start().ready()
+    mine = shm_directories() - before
+    assert mine
+    assert p.end() == 0
+    # Others may come and go meanwhile, so only what was new is looked at.
+    assert len(mine & shm_directories()) < len(mine)
+
+
 @pytest.mark.parametrize("address", ["tcp:0.0.0.0:0", "tcp:[::]:0"])
 def test_remote_control_needs_tls(dir, address):
     p = run("--state", dir + "/state", "--qmp", address)
