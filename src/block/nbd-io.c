@@ -266,9 +266,9 @@ send_all(struct remote_io *io)
 		rq->conn = pick(io);
 		c = &io->conn[rq->conn];
 		sent_add(c, rq);
-		if (send_to(c->h, rq) >= 0)
+		if (send_to(c->h, rq) != -1 || rq->answered)
 			continue;
-		/* no completion will come */
+		/* it was not queued: no completion will come */
 		os = nbd_get_errno();
 		rq->error = nbd_aio_is_ready(c->h) > 0 ||
 					    nbd_aio_is_processing(c->h) > 0

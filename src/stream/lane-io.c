@@ -23,7 +23,7 @@
 #define FLUSH_INTERVAL_NS UINT64_C(1000000000)
 #define FLUSH_REST        4
 
-/* Flush early when this much would have to be sent again. */
+/* Flush early when this much data would have to be sent again. */
 #define FLUSH_BYTES  (1 * GiB)
 #define FLUSH_RANGES 4096
 
@@ -41,6 +41,7 @@ info_of(const struct lane *l)
 static void
 put_completed(struct lane *l, struct op *op)
 {
+	op->answered = true;
 	op->next = NULL;
 	*l->completed_tail = op;
 	l->completed_tail = &op->next;
@@ -64,14 +65,16 @@ is_alive(const struct lane *l)
 }
 
 /* @cookie is what a submit call returned.  When that failed, no completion
- * will come, so this is it.
+ * will come, so this is it.  (A completion that came during the call counts
+ * first: libnbd 1.14 has freed the command by then, and the cookie that it
+ * returns is whatever is left there.)
  */
 static void
 submitted(struct lane *l, struct op *op, int64_t cookie)
 {
 	int os;
 
-	if (cookie >= 0)
+	if (cookie != -1 || op->answered)
 		return;
 	os = nbd_get_errno();
 	/* a connection that is gone refuses everything as invalid */
@@ -310,7 +313,7 @@ lane_flush_due(const struct lane *l, uint64_t *later)
 		return false;
 	if (l->in_flight == 0 && l->nothing_left)
 		return true;
-	if (l->acked.bytes >= FLUSH_BYTES || l->acked.n >= FLUSH_RANGES)
+	if (l->acked_data >= FLUSH_BYTES || l->acked.n >= FLUSH_RANGES)
 		return true;
 	now = stream_now();
 	if (now >= l->next_flush)
@@ -330,6 +333,7 @@ lane_flush(struct lane *l)
 	assert(empty.n == 0);
 	l->flushing = l->acked;
 	l->acked = empty;
+	l->acked_data = 0;
 	l->flush_op = (struct op){ .lane = l };
 	l->flush_in_flight = true;
 	l->flush_sent = stream_now();
@@ -399,6 +403,7 @@ piece_completed(struct lane *l, struct piece *p, int *lost)
 			ranges_add(&l->acked, done.off, done.len, done.flags);
 		else
 			stream_durable(s, done.len);
+		l->acked_data += done.len - p->zeroed;
 		stream_acked(s, &p->run, p->nops, p->zeroed);
 	} else {
 		if (is_loss(p->error))
@@ -488,4 +493,5 @@ lane_abandon(struct lane *l)
 	}
 	stream_give_back_ranges(l->s, &l->flushing);
 	stream_give_back_ranges(l->s, &l->acked);
+	l->acked_data = 0;
 }

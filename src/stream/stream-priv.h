@@ -31,6 +31,7 @@ struct op {
 	struct lane *lane; /* borrowed */
 	struct piece *piece; /* borrowed; NULL: the lane's flush */
 	int error; /* errno value */
+	bool answered; /* it is or was in lane->completed */
 	struct op *next; /* while in lane->completed */
 };
 
@@ -88,6 +89,7 @@ struct lane {
 	bool nothing_left; /* the last try to take said so */
 
 	struct ranges acked; /* acknowledged since the last flush was sent */
+	uint64_t acked_data; /* bytes of @acked that travelled */
 	struct ranges flushing; /* covered by the flush in flight */
 	struct op flush_op;
 	bool flush_in_flight;

@@ -4,6 +4,7 @@
  * and connections that are lost and come back.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -506,6 +507,10 @@ main(void)
 		T(a_server_that_is_not_there_is_named),
 	};
 
+	/* what is freed looks negative: libnbd 1.14 reads the cookie of a
+	 * command that failed while it was submitted after freeing it
+	 */
+	(void)mallopt(M_PERTURB, 0xbf);
 	if (!captive_has("nbdkit"))
 		return 77;
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -671,6 +672,10 @@ main(void)
 		T(lanes_wait_for_the_planner),
 	};
 
+	/* what is freed looks negative: libnbd 1.14 reads the cookie of a
+	 * command that failed while it was submitted after freeing it
+	 */
+	(void)mallopt(M_PERTURB, 0xbf);
 	if (!captive_has("nbdkit"))
 		return 77;
 	return cmocka_run_group_tests(tests, NULL, NULL);
