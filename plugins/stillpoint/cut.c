@@ -121,6 +121,7 @@ cut_commit(struct cut *c, unsigned ms, struct cut_stats *stats,
 		gate_open(&p->node->gate);
 		p->closed_ns = now_ns() - p->closed_ns;
 	}
+	PARK("cut.opened");
 	*closed_ns = 0;
 	for (struct cut_part *p = c->parts; p; p = p->next) {
 		record(stats, p->closed_ns);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/park.h"
 #include "link/image.h"
 #include "schema/link-commands.h"
 #include "server.h"
@@ -282,6 +283,7 @@ open_image(struct link_call *call)
 {
 	struct node_open *op = call->state;
 
+	PARK("node.opening");
 	if (!link_image_open(op->arg->image, &call->msg, &op->image, &op->e))
 		op->image = NULL;
 }

@@ -4,9 +4,12 @@
  * about concurrency and crashes are tested by forcing the bad moment.  A
  * place costs one predicted branch when no test asked for it.
  *
- * In a program, the environment variable STILLPOINT_KILL_AT=place[:n] makes
- * the process kill itself (SIGKILL) the n-th time that it comes by the place;
- * tests of the whole system use it.  In a unit test, park_set() installs a
+ * In a program, tests of the whole system use environment variables:
+ * STILLPOINT_KILL_AT=place[:n] makes the process kill itself (SIGKILL) the
+ * n-th time that it comes by the place, STILLPOINT_KILL_AT=place:/file when
+ * it comes by and the file exists (which it removes first, so that one process
+ * dies once).  STILLPOINT_PARK_AT=place:/file holds a thread there for as long
+ * as the file exists; file.parked says that one has come.  In a unit test, park_set() installs a
  * function that may block.
  */
 #ifndef BASE_PARK_H

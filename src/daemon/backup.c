@@ -24,11 +24,11 @@
 struct backup {
 	struct job job;
 	struct node *source, *target; /* borrowed: both are in use by us */
-	struct bitmap *bitmap;	      /* borrowed: it is busy; or NULL */
+	struct bitmap *bitmap; /* borrowed: it is busy; or NULL */
 	enum bitmap_sync_mode mode;
 	struct epoch_set taken; /* of the bitmap, up to the cut */
 	struct view_file *view; /* owned */
-	struct stream *stream;	/* owned; NULL before the start */
+	struct stream *stream; /* owned; NULL before the start */
 	uint64_t cluster, offset, len;
 	unsigned max_lanes;
 	struct err start_error;
@@ -72,13 +72,12 @@ on_stream_done(struct stream *s, void *opaque)
 	}
 	log_error("job '%s': %s", b->job.id, r->error.msg);
 	qmp_event_block_job_error(qmp_server_events(b->job.d->qmp), b->job.id,
-				  source ? IO_OPERATION_TYPE_READ :
-					   IO_OPERATION_TYPE_WRITE,
+				  source ? IO_OPERATION_TYPE_READ
+					 : IO_OPERATION_TYPE_WRITE,
 				  BLOCK_ERROR_ACTION_REPORT);
 	/* what QEMU's clients know how to tell apart is said in QEMU's words */
 	if (r->error.os == EIO || r->error.os == ENOSPC)
-		(void)err_set(&e, ERR_GENERIC, 0, "%s",
-			      strerror(r->error.os));
+		(void)err_set(&e, ERR_GENERIC, 0, "%s", strerror(r->error.os));
 	else
 		e = r->error;
 	job_completed(&b->job, &e);
@@ -173,7 +172,8 @@ static void
 keep_missing(struct backup *b)
 {
 	struct daemon *d = b->job.d;
-	AUTO(epoch_file_unref) struct epoch_file *f =
+	AUTO(epoch_file_unref)
+	struct epoch_file *f =
 		epoch_file_new(d->cfg.shm, graph_take_id(d->graph),
 			       b->source->size, b->bitmap->granularity);
 	struct err e = ERR_INIT;
@@ -216,7 +216,9 @@ on_view_closed(struct plane_request *r, const struct json *ret,
 	free(container_of(r, struct closing, r));
 }
 
-/* Nobody reads the view any more. */
+/* Nobody reads the view any more.  A broken view costs writers nothing, also
+ * when the data plane cannot be told now.
+ */
 static void
 close_view(struct backup *b)
 {
@@ -225,6 +227,7 @@ close_view(struct backup *b)
 	struct closing *c;
 	struct json_out o;
 
+	view_break(b->view->states, ECANCELED);
 	if (b->source->in_plane && plane_is_up(b->job.d->plane)) {
 		c = xzalloc(sizeof *c);
 		c->r.done = on_view_closed;
@@ -404,7 +407,7 @@ check_supported(const struct blockdev_backup *a, struct err *e)
 
 /* Check 8 to 12. */
 static bool
-check_sizes(struct plan *p, struct err *e)
+check_sizes(struct plan *p, struct graph *graph, struct err *e)
 {
 	const struct backup_perf *perf = p->a->x_perf;
 	uint64_t wanted = 0;
@@ -412,8 +415,7 @@ check_sizes(struct plan *p, struct err *e)
 	if (perf && perf->has_max_workers &&
 	    (perf->max_workers < 1 || perf->max_workers > INT_MAX))
 		return err_set(e, ERR_GENERIC, 0,
-			       "max-workers must be between 1 and %d",
-			       INT_MAX);
+			       "max-workers must be between 1 and %d", INT_MAX);
 	if (perf && perf->has_max_chunk && perf->max_chunk < 0)
 		return err_set(e, ERR_GENERIC, 0,
 			       "max-chunk must be zero (which means no limit) "
@@ -432,6 +434,9 @@ check_sizes(struct plan *p, struct err *e)
 				       "block-copy-state: min-cluster-size "
 				       "needs to be a power of 2");
 	}
+	if (p->a->filter_node_name &&
+	    !graph_name_check(graph, p->a->filter_node_name, e))
+		return err_prefix(e, "Could not create node: ");
 	p->cluster = stream_cluster(p->target->target, wanted);
 	if (perf && perf->has_max_chunk && perf->max_chunk > 0 &&
 	    (uint64_t)perf->max_chunk < p->cluster)
@@ -454,7 +459,11 @@ static void
 undo_start(struct undo_entry *u)
 {
 	struct backup_undo *bu = container_of(u, struct backup_undo, u);
+	const struct node *target = bu->b->target;
 
+	/* What we write there passes no gate: all of it counts as changed. */
+	if (target->epoch)
+		epoch_set(target->epoch->map, 0, target->size);
 	job_start(&bu->b->job);
 	free(bu);
 }
@@ -533,8 +542,11 @@ create(struct transaction *t, struct plan *p, struct err *e)
 	bu->u.abort = undo_discard;
 	bu->b = b;
 	undo_push(transaction_undo(t), &bu->u);
-	b->job.auto_finalize = !p->a->has_auto_finalize ||
-			       p->a->auto_finalize;
+	if (p->a->has_speed && p->a->speed < 0)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Parameter 'speed' expects a non-negative "
+			       "value");
+	b->job.auto_finalize = !p->a->has_auto_finalize || p->a->auto_finalize;
 	b->job.auto_dismiss = !p->a->has_auto_dismiss || p->a->auto_dismiss;
 	b->job.speed = (uint64_t)p->a->speed;
 	b->cluster = p->cluster;
@@ -571,14 +583,7 @@ action_blockdev_backup(struct transaction *t, const struct blockdev_backup *a,
 	if (!p.target)
 		return false;
 	if (!check_bitmap(&p, e) || !check_target(&p, e) ||
-	    !check_supported(a, e) || !check_sizes(&p, e))
+	    !check_supported(a, e) || !check_sizes(&p, d->graph, e))
 		return false;
-	if (a->filter_node_name &&
-	    !graph_name_check(d->graph, a->filter_node_name, e))
-		return false;
-	if (a->has_speed && a->speed < 0)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Parameter 'speed' expects a non-negative "
-			       "value");
 	return create(t, &p, e);
 }

@@ -11,14 +11,14 @@
 #include "daemon/daemon.h"
 #include "daemon/transaction.h"
 
-#define NAME_MAX_BYTES	    1023
+#define NAME_MAX_BYTES      1023
 #define DEFAULT_GRANULARITY (64 * KiB)
 
 static struct node *
 find_node(struct transaction *t, const char *name, struct err *e)
 {
-	struct node *n = graph_device_or_node(transaction_daemon(t)->graph,
-					      name);
+	struct node *n =
+		graph_device_or_node(transaction_daemon(t)->graph, name);
 
 	if (!n)
 		(void)err_set(e, ERR_GENERIC, 0, "Node '%s' not found", name);
@@ -35,8 +35,7 @@ find_bitmap(struct transaction *t, const char *node, const char *name,
 	if (!n)
 		return NULL;
 	if (!name[0]) {
-		(void)err_set(e, ERR_GENERIC, 0,
-			      "Bitmap name cannot be empty");
+		(void)err_set(e, ERR_GENERIC, 0, "Bitmap name cannot be empty");
 		return NULL;
 	}
 	b = node_bitmap(n, name);
@@ -63,15 +62,13 @@ add_abort(struct undo_entry *u)
 }
 
 static bool
-add_check(struct node *n, const struct block_dirty_bitmap_add *a,
-	  struct err *e)
+add_check(struct node *n, const struct block_dirty_bitmap_add *a, struct err *e)
 {
 	if (!a->name[0])
 		return err_set(e, ERR_GENERIC, 0,
 			       "Bitmap name cannot be empty");
-	if (a->has_granularity &&
-	    (!is_pow2(a->granularity) ||
-	     a->granularity < EPOCH_MIN_GRANULARITY))
+	if (a->has_granularity && (!is_pow2(a->granularity) ||
+				   a->granularity < EPOCH_MIN_GRANULARITY))
 		return err_set(e, ERR_GENERIC, 0,
 			       "Granularity must be power of 2 and at least "
 			       "512");
@@ -90,8 +87,8 @@ add_check(struct node *n, const struct block_dirty_bitmap_add *a,
 }
 
 bool
-action_bitmap_add(struct transaction *t,
-		  const struct block_dirty_bitmap_add *a, struct err *e)
+action_bitmap_add(struct transaction *t, const struct block_dirty_bitmap_add *a,
+		  struct err *e)
 {
 	struct daemon *d = transaction_daemon(t);
 	struct node *n = graph_device_or_node(d->graph, a->node);
@@ -107,8 +104,8 @@ action_bitmap_add(struct transaction *t,
 		return false;
 	c = transaction_cut(t, n);
 	b = bitmap_new(n, a->name,
-		       a->has_granularity ? a->granularity :
-					    DEFAULT_GRANULARITY,
+		       a->has_granularity ? a->granularity
+					  : DEFAULT_GRANULARITY,
 		       a->persistent);
 	added = xzalloc(sizeof *added);
 	added->u.abort = add_abort;
@@ -200,8 +197,8 @@ action_bitmap_enable(struct transaction *t, const struct block_dirty_bitmap *a,
 }
 
 bool
-action_bitmap_disable(struct transaction *t,
-		      const struct block_dirty_bitmap *a, struct err *e)
+action_bitmap_disable(struct transaction *t, const struct block_dirty_bitmap *a,
+		      struct err *e)
 {
 	struct bitmap *b = find_bitmap(t, a->node, a->name, e);
 	struct node_cut *c;
@@ -264,12 +261,9 @@ action_bitmap_merge(struct transaction *t,
 	for (size_t i = 0; i < a->bitmaps.n; i++) {
 		const struct block_dirty_bitmap_or_str *ref = a->bitmaps.v[i];
 		bool local = ref->type == JSON_STRING;
-		struct bitmap *s =
-			find_source(t, target,
-				    local ? a->node : ref->u.external->node,
-				    local ? ref->u.local :
-					    ref->u.external->name,
-				    e);
+		struct bitmap *s = find_source(
+			t, target, local ? a->node : ref->u.external->node,
+			local ? ref->u.local : ref->u.external->name, e);
 
 		if (!s)
 			return false;

@@ -93,8 +93,7 @@ void
 qmp_block_dirty_bitmap_remove(struct qmp_call *call,
 			      struct block_dirty_bitmap *arg)
 {
-	run_named(call, TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_REMOVE,
-		  arg);
+	run_named(call, TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_REMOVE, arg);
 }
 
 void
@@ -108,8 +107,7 @@ void
 qmp_block_dirty_bitmap_enable(struct qmp_call *call,
 			      struct block_dirty_bitmap *arg)
 {
-	run_named(call, TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ENABLE,
-		  arg);
+	run_named(call, TRANSACTION_ACTION_KIND_BLOCK_DIRTY_BITMAP_ENABLE, arg);
 }
 
 void

@@ -276,13 +276,13 @@ merge(const struct json *file, const struct given *g)
 }
 
 static bool
-parse_addresses(const struct str_list *list, struct address **out, size_t *n,
-		struct err *e)
+parse_addresses(const char *option, const struct str_list *list,
+		struct address **out, size_t *n, struct err *e)
 {
 	*out = xcalloc(list->n, sizeof **out);
 	for (*n = 0; *n < list->n; (*n)++)
 		if (!address_parse(list->v[*n], &(*out)[*n], e))
-			return false;
+			return err_prefix(e, "--%s: ", option);
 	return true;
 }
 
@@ -365,8 +365,8 @@ check(struct config *c, struct err *e)
 	if (!o->state || !o->state[0])
 		return err_set(e, ERR_GENERIC, 0,
 			       "a state directory is needed: --state DIR");
-	if (!parse_addresses(&o->qmp, &c->qmp, &c->n_qmp, e) ||
-	    !parse_addresses(&o->nbd, &c->nbd, &c->n_nbd, e))
+	if (!parse_addresses("qmp", &o->qmp, &c->qmp, &c->n_qmp, e) ||
+	    !parse_addresses("nbd", &o->nbd, &c->nbd, &c->n_nbd, e))
 		return false;
 	if (o->has_threads &&
 	    !check_range("threads", o->threads, CONFIG_THREADS_MAX, e))

@@ -5,6 +5,8 @@
 #include "daemon/daemon.h"
 #include "daemon/graph.h"
 #include "daemon/job.h"
+#include "daemon/merge.h"
+#include "daemon/pending.h"
 #include "daemon/plane.h"
 #include "daemon/recover.h"
 #include "daemon/registry.h"
@@ -20,6 +22,7 @@ core_init(struct daemon *d, struct err *e)
 	if (!registry_load(d, &doc, e))
 		return false;
 	recover_set_registry(d, doc);
+	d->merge = merge_new(d);
 	d->plane = plane_new(d);
 	return true;
 }
@@ -33,7 +36,7 @@ core_start(struct daemon *d)
 		daemon_fail(d, &e);
 }
 
-/* --- shutting down: jobs, then the data plane, then the registry -------------------- */
+/* --- shutting down: what is in progress, jobs, then the data plane, then the registry -------------------- */
 
 static void
 on_saved(void *opaque, const struct err *e)
@@ -42,6 +45,8 @@ on_saved(void *opaque, const struct err *e)
 
 	if (e)
 		log_error("%s", e->msg);
+	else
+		d->all_saved = true;
 	d->core_down(d);
 }
 
@@ -62,6 +67,11 @@ static void
 on_plane_stopped(struct daemon *d)
 {
 	keep_epochs(d->graph);
+	if (!recover_is_loaded(d)) {
+		/* What is in memory is not all that the registry says. */
+		d->core_down(d);
+		return;
+	}
 	if (!d->cfg.keep_nbdkit)
 		for (struct node *n = d->graph->nodes; n; n = n->next)
 			n->released = true;
@@ -74,16 +84,27 @@ on_jobs_over(struct daemon *d)
 	plane_stop(d->plane, d->cfg.keep_nbdkit, on_plane_stopped);
 }
 
+static void
+on_nothing_pending(struct daemon *d)
+{
+	jobs_shutdown(d, on_jobs_over);
+}
+
 void
 core_shutdown(struct daemon *d, void (*done)(struct daemon *d))
 {
 	d->core_down = done;
-	jobs_shutdown(d, on_jobs_over);
+	plane_hurry(d->plane);
+	pending_wait(d, on_nothing_pending);
 }
 
 void
 core_free(struct daemon *d)
 {
+	if (d->recovery)
+		recover_interrupted(d); /* nobody waits for answers now */
+	if (d->merge)
+		merge_free(d->merge);
 	if (d->jobs)
 		jobs_free(d->jobs);
 	if (d->plane)
@@ -93,4 +114,8 @@ core_free(struct daemon *d)
 		registry_free(d->registry);
 	if (d->graph)
 		graph_free(d->graph);
+	/* goes when no epoch is left in it */
+	if (d->cfg.shm)
+		(void)rmdir(d->cfg.shm);
+	epochs_end(d->all_saved);
 }

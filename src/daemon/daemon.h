@@ -15,6 +15,7 @@
 #include "base/loop.h"
 #include "base/work.h"
 #include "daemon/config.h"
+#include "daemon/pending.h"
 #include "daemon/qmp-server.h"
 #include "daemon/statedir.h"
 
@@ -39,6 +40,9 @@ struct daemon {
 	struct jobs *jobs;
 	struct plane *plane;
 	struct recovery *recovery;
+	struct merge *merge;
+	struct pending pending;
+	bool all_saved; /* the registry is that of the end */
 	void (*core_down)(struct daemon *d); /* whom core_shutdown tells */
 };
 

@@ -7,6 +7,66 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+/* --- files without a user ------------------------------------------------------ */
+
+struct grave {
+	struct grave *next; /* in the order of their deaths */
+	uint64_t number;
+	char *path; /* owned */
+};
+
+static struct graves {
+	struct grave *head, **tail;
+	uint64_t count; /* of all that ever were */
+} graves = { .tail = &graves.head };
+
+static void
+bury(struct epoch_file *f)
+{
+	struct grave *g = xzalloc(sizeof *g);
+
+	g->number = graves.count++;
+	g->path = steal(&f->path);
+	*graves.tail = g;
+	graves.tail = &g->next;
+}
+
+uint64_t
+epochs_mark(void)
+{
+	return graves.count;
+}
+
+static void
+forget(uint64_t mark, bool remove)
+{
+	struct grave *g;
+
+	while ((g = graves.head) && g->number < mark) {
+		graves.head = g->next;
+		if (!g->next)
+			graves.tail = &graves.head;
+		if (remove)
+			(void)unlink(g->path);
+		free(g->path);
+		free(g);
+	}
+}
+
+void
+epochs_forget(uint64_t mark)
+{
+	forget(mark, true);
+}
+
+void
+epochs_end(bool remove)
+{
+	forget(UINT64_MAX, remove);
+}
+
+/* --- epochs --------------------------------------------------------------------- */
+
 struct epoch_file *
 epoch_file_new(const char *dir, uint64_t id, uint64_t size,
 	       uint64_t granularity)
@@ -24,9 +84,11 @@ epoch_file_new(const char *dir, uint64_t id, uint64_t size,
 bool
 epoch_file_make(struct epoch_file *f, struct err *e)
 {
-	AUTO(close) int fd = open(f->path,
-				  O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	AUTO(close) int fd = -1;
 
+	/* never truncate a file: somebody may have it mapped */
+	(void)unlink(f->path);
+	fd = open(f->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_set(e, ERR_GENERIC, errno, "cannot make '%s'",
 			       f->path);
@@ -38,8 +100,8 @@ bool
 epoch_file_open(const char *dir, uint64_t id, struct epoch_file **out,
 		struct err *e)
 {
-	AUTO(epoch_file_unref) struct epoch_file *f =
-		epoch_file_new(dir, id, 0, 0);
+	AUTO(epoch_file_unref)
+	struct epoch_file *f = epoch_file_new(dir, id, 0, 0);
 	int fd = open(f->path, O_RDWR | O_CLOEXEC);
 
 	f->keep = true; /* until it is known to be ours and whole */
@@ -67,10 +129,12 @@ epoch_file_unref(struct epoch_file *f)
 {
 	if (--f->refs)
 		return;
+	if (f->map && !f->keep)
+		bury(f);
+	else if (!f->keep)
+		(void)unlink(f->path); /* half made: nobody names it */
 	if (f->map)
 		epoch_unref(f->map);
-	if (!f->keep)
-		(void)unlink(f->path);
 	free(f->path);
 	free(f);
 }

@@ -3,7 +3,9 @@
  * The daemon's epochs: numbered files on tmpfs, shared by bitmaps and jobs.
  * Loop only, except epoch_file_make and epoch_file_merge.
  *
- * An epoch is freed, and its file removed, with its last user.
+ * An epoch is freed with its last user.  Its file goes later: when a registry
+ * that does not name it any more is on the disk, so that a crash, or a disk
+ * that is full, leaves no registry that names what is gone.
  */
 #ifndef DAEMON_EPOCHS_H
 #define DAEMON_EPOCHS_H
@@ -15,7 +17,7 @@ struct epoch_file {
 	uint64_t id;
 	unsigned refs;
 	uint64_t size, granularity;
-	char *path;	   /* owned */
+	char *path; /* owned */
 	struct epoch *map; /* owned; NULL until it was made or opened */
 	bool keep; /* the file stays when the last user goes (shutdown) */
 };
@@ -30,6 +32,16 @@ bool epoch_file_make(struct epoch_file *f, struct err *e) MUST_CHECK;
 /* Map a file that is there.  Blocks for as long as tmpfs does. */
 bool epoch_file_open(const char *dir, uint64_t id, struct epoch_file **out,
 		     struct err *e) MUST_CHECK;
+
+/* The registry that is described at this moment names all that is in use.
+ * Later, when it is on the disk, epochs_forget(mark) removes the files that
+ * had no user when the mark was taken.
+ */
+uint64_t epochs_mark(void);
+void epochs_forget(uint64_t mark);
+
+/* The program ends; with @remove the remaining ones go too. */
+void epochs_end(bool remove);
 
 struct epoch_file *epoch_file_ref(struct epoch_file *f);
 void epoch_file_unref(struct epoch_file *f);

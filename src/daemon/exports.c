@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "daemon/daemon.h"
 #include "daemon/ids.h"
+#include "daemon/pending.h"
 #include "daemon/plane-node.h"
 #include "daemon/qmp-server.h"
 #include "daemon/registry.h"
@@ -35,8 +36,8 @@ check_supported(const struct block_export_options *o, struct err *e)
 			       "context but base:allocation",
 			       o->id);
 	if (n->description && strlen(n->description) > NAME_MAX_BYTES)
-		return err_set(e, ERR_GENERIC, 0,
-			       "description '%s' too long", n->description);
+		return err_set(e, ERR_GENERIC, 0, "description '%s' too long",
+			       n->description);
 	return true;
 }
 
@@ -85,8 +86,7 @@ check_id(struct graph *g, const struct block_export_options *o, struct err *e)
 		return err_set(e, ERR_GENERIC, 0, "Invalid block export id");
 	if (graph_export(g, o->id))
 		return err_set(e, ERR_GENERIC, 0,
-			       "Block export id '%s' is already in use",
-			       o->id);
+			       "Block export id '%s' is already in use", o->id);
 	/* the id of a writable export is a device name */
 	if (o->writable && graph_node(g, o->id) &&
 	    strcmp(o->id, o->node_name) != 0)
@@ -100,8 +100,8 @@ bool
 export_new(struct daemon *d, struct block_export_options *options,
 	   struct export **out, struct err *e)
 {
-	AUTO(block_export_options_free) struct block_export_options *o =
-		options;
+	AUTO(block_export_options_free)
+	struct block_export_options *o = options;
 	const char *name = o->u.nbd->name ? o->u.nbd->name : o->node_name;
 	struct node *n;
 	struct export *x;
@@ -133,6 +133,7 @@ struct adding {
 static void
 add_end(struct adding *a, const struct err *e)
 {
+	pending_end(a->d);
 	a->done(a->opaque, e);
 	free(a);
 }
@@ -269,6 +270,7 @@ export_add(struct daemon *d, struct block_export_options *options,
 	a->done = done;
 	a->opaque = opaque;
 	a->settled.fn = add_begin;
+	pending_begin(d);
 	plane_when_settled(d->plane, &a->settled);
 }
 
@@ -302,6 +304,7 @@ struct deleting {
 static void
 del_end(struct deleting *del, const struct err *e)
 {
+	pending_end(del->d);
 	if (e)
 		qmp_call_fail(del->call, e);
 	else
@@ -362,8 +365,7 @@ del_withdrawn(struct plane_request *r, const struct json *ret,
 	}
 	del->x->shutting_down = false;
 	if (strstr(e->msg, "still in use"))
-		(void)err_set(&busy, ERR_GENERIC, 0,
-			      "export '%s' still in use",
+		(void)err_set(&busy, ERR_GENERIC, 0, "export '%s' still in use",
 			      del->x->options->id);
 	else
 		busy = *e;
@@ -375,6 +377,10 @@ del_begin(struct task *t)
 {
 	struct deleting *del = container_of(t, struct deleting, settled);
 
+	if (!del->x->in_plane && plane_is_up(del->d->plane)) {
+		del_gone(del); /* it waits for its node */
+		return;
+	}
 	del->r.done = del_withdrawn;
 	plane_del_export(del->d->plane, del->x->name, del->hard, &del->r);
 }
@@ -396,6 +402,12 @@ qmp_block_export_del(struct qmp_call *call,
 		qmp_call_fail(call, &e);
 		return;
 	}
+	if (x->shutting_down) {
+		(void)err_set(&e, ERR_GENERIC, 0,
+			      "Export '%s' is already shutting down", arg->id);
+		qmp_call_fail(call, &e);
+		return;
+	}
 	del = xzalloc(sizeof *del);
 	del->d = d;
 	del->call = call;
@@ -403,6 +415,7 @@ qmp_block_export_del(struct qmp_call *call,
 	del->hard = arg->has_mode && arg->mode == BLOCK_EXPORT_REMOVE_MODE_HARD;
 	x->shutting_down = true;
 	del->settled.fn = del_begin;
+	pending_begin(d);
 	plane_when_settled(d->plane, &del->settled);
 }
 

@@ -29,22 +29,22 @@ struct view_file;
 
 struct bitmap {
 	struct bitmap *next; /* on the node, newest first */
-	struct node *node;   /* borrowed */
-	char *name;	     /* owned */
+	struct node *node; /* borrowed */
+	char *name; /* owned */
 	uint64_t granularity;
 	bool persistent;
 	bool enabled;
-	struct job *job;     /* busy: borrowed; NULL: not */
-	bool removing;	     /* a transaction is about to remove it */
-	char *inconsistent;  /* owned reason, or NULL */
+	struct job *job; /* busy: borrowed; NULL: not */
+	bool removing; /* a transaction is about to remove it */
+	char *inconsistent; /* owned reason, or NULL */
 	struct epoch_set set;
 };
 
 struct node {
 	struct node *next; /* newest first */
-	char *name;	   /* owned */
+	char *name; /* owned */
 	struct blockdev_options *options; /* owned: as they were given */
-	const char *filename;		  /* borrowed from options, or "" */
+	const char *filename; /* borrowed from options, or "" */
 	uint64_t size;
 	bool read_only;
 	bool monitor_owned; /* made by blockdev-add, not inside another node */
@@ -55,24 +55,25 @@ struct node {
 	int fds[LINK_MAX_FDS];
 	unsigned nfds;
 	struct target *target; /* owned; an nbd node's connection */
-	struct node *child;    /* "file"; borrowed (owned unless monitor's) */
-	struct node *parent;   /* the node whose child this is; borrowed */
+	struct node *child; /* "file"; borrowed (owned unless monitor's) */
+	struct node *parent; /* the node whose child this is; borrowed */
 	struct epoch_file *epoch; /* open epoch: a reference, or NULL */
-	struct bitmap *bitmaps;	  /* owned, newest first */
-	struct view_file *views;  /* borrowed: points in time of it that jobs
+	struct bitmap *bitmaps; /* owned, newest first */
+	struct view_file *views; /* borrowed: points in time of it that jobs
 				   * read */
 	unsigned exports;
 	struct job *target_of; /* the job that writes to it; borrowed */
-	bool in_plane;	  /* the data plane has it open */
-	bool restart;	  /* recovery: the data plane must open it anew */
-	bool released;	  /* let go in order (at the daemon's end) */
+	bool in_plane; /* the data plane has it open */
+	bool restart; /* recovery: the data plane must open it anew */
+	bool released; /* let go in order (at the daemon's end) */
 };
 
-struct export {
+struct export
+{
 	struct export *next; /* newest first */
 	struct block_export_options *options; /* owned */
-	struct node *node;		      /* borrowed */
-	const char *name;		      /* borrowed from options */
+	struct node *node; /* borrowed */
+	const char *name; /* borrowed from options */
 	bool shutting_down;
 	bool in_plane;
 };
@@ -83,7 +84,6 @@ struct graph {
 	struct export *exports;
 	uint64_t next_id; /* for epochs, views, cuts */
 	unsigned next_anonymous; /* for names of nodes without one */
-
 };
 
 struct graph *graph_new(struct daemon *d);
@@ -103,8 +103,8 @@ struct node *graph_device_or_node(struct graph *g, const char *name);
 /* The device in front of @n, or NULL. */
 struct export *graph_device(struct graph *g, const struct node *n);
 
-bool graph_name_check(struct graph *g, const char *node_name,
-		      struct err *e) MUST_CHECK;
+bool graph_name_check(struct graph *g, const char *node_name, struct err *e)
+	MUST_CHECK;
 
 /* Consumes @n. */
 void graph_add_node(struct graph *g, struct node *n);
@@ -129,8 +129,8 @@ enum bitmap_check {
 	BITMAP_INCONSISTENT = 4,
 	BITMAP_ALL = 7,
 };
-bool bitmap_check(const struct bitmap *b, unsigned what,
-		  struct err *e) MUST_CHECK;
+bool bitmap_check(const struct bitmap *b, unsigned what, struct err *e)
+	MUST_CHECK;
 
 /* A new bitmap on @n, disabled and empty. */
 struct bitmap *bitmap_new(struct node *n, const char *name,

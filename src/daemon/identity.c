@@ -7,6 +7,9 @@
 
 #include "daemon/graph.h"
 
+/* Of an image that we may still write to. */
+#define TIME_UNKNOWN INT64_MIN
+
 static bool
 look(const struct node *n, struct registry_identity *i)
 {
@@ -14,24 +17,24 @@ look(const struct node *n, struct registry_identity *i)
 
 	if (n->nfds == 0 || fstat(n->fds[0], &st) < 0)
 		return false;
-	i->device = st.st_dev;
-	i->inode = st.st_ino;
+	i->device = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+	i->inode = S_ISBLK(st.st_mode) ? 0 : st.st_ino;
 	i->size = (uint64_t)st.st_size;
-	i->mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 +
-		      st.st_mtim.tv_nsec;
+	i->mtime_ns =
+		(int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
 	return true;
 }
 
 struct registry_identity *
 identity_of(const struct node *n)
 {
-	struct registry_identity *i;
+	struct registry_identity *i = xzalloc(sizeof *i);
 
-	if (!n->released)
-		return NULL;
-	i = xzalloc(sizeof *i);
-	if (look(n, i))
+	if (look(n, i)) {
+		if (!n->released)
+			i->mtime_ns = TIME_UNKNOWN;
 		return i;
+	}
 	registry_identity_free(i);
 	return NULL;
 }
@@ -45,7 +48,8 @@ identity_changed(const struct node *n, const struct registry_identity *then)
 		return NULL;
 	if (now.device != then->device || now.inode != then->inode)
 		return "the image is another file than the one it recorded";
-	if (now.size != then->size || now.mtime_ns != then->mtime_ns)
+	if (now.size != then->size ||
+	    (then->mtime_ns != TIME_UNKNOWN && now.mtime_ns != then->mtime_ns))
 		return "the image was changed while Stillpoint did not run";
 	return NULL;
 }
@@ -53,8 +57,8 @@ identity_changed(const struct node *n, const struct registry_identity *then)
 char *
 boot_id(void)
 {
-	AUTO(close) int fd = open("/proc/sys/kernel/random/boot_id",
-				  O_RDONLY | O_CLOEXEC);
+	AUTO(close)
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 	char text[64];
 	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
 

@@ -9,8 +9,9 @@
 
 struct node;
 
-/* What the node's file looks like now; NULL while we may still write to it,
- * and for images that are no file.
+/* What the node's file looks like now; NULL for images that are no file.
+ * While we may still write to it, the time of its last write is left open:
+ * after a death another file is noticed, a changed one is not.
  */
 struct registry_identity *identity_of(const struct node *n);
 

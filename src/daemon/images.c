@@ -24,14 +24,14 @@ common(const struct node *n, enum link_driver driver)
 
 	i->driver = driver;
 	i->read_only = n->read_only;
-	i->discard_unmap = o->has_discard &&
-			   o->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
+	i->discard_unmap =
+		o->has_discard && o->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
 	if (o->has_detect_zeroes) {
 		i->detect_unmap = o->detect_zeroes ==
 				  BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
-		i->detect_zeroes = i->detect_unmap ||
-				   o->detect_zeroes ==
-					   BLOCKDEV_DETECT_ZEROES_OPTIONS_ON;
+		i->detect_zeroes =
+			i->detect_unmap ||
+			o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_ON;
 	}
 	i->no_flush = o->cache && o->cache->no_flush;
 	return i;
@@ -66,8 +66,7 @@ direct(const struct blockdev_options *o)
 static const struct blockdev_options_file *
 file_options(const struct blockdev_options *o)
 {
-	return o->driver == BLOCKDEV_DRIVER_FILE ? o->u.file :
-						   o->u.host_device;
+	return o->driver == BLOCKDEV_DRIVER_FILE ? o->u.file : o->u.host_device;
 }
 
 static bool
@@ -84,8 +83,8 @@ kind_check(const struct blockdev_options *o, int fd, struct err *e)
 		return true;
 	return err_set(e, ERR_GENERIC, 0,
 		       want_device ? "'host_device' driver requires '%s' to be "
-				     "either a character or block device" :
-				     "'file' driver requires '%s' to be a "
+				     "either a character or block device"
+				   : "'file' driver requires '%s' to be a "
 				     "regular file",
 		       name);
 }
@@ -162,6 +161,8 @@ open_file(struct daemon *d, struct node *n, struct err *e)
 		    !kind_check(n->options, fd, e) || !lock(n, fd, e))
 			return false;
 		n->fds[n->nfds++] = steal_fd(&fd);
+	} else if ((fcntl(n->fds[0], F_GETFL) & O_ACCMODE) == O_RDONLY) {
+		n->read_only = true; /* auto-read-only, then */
 	}
 	n->filename = f->filename;
 	n->image = common(n, LINK_DRIVER_FILE);
@@ -191,8 +192,8 @@ open_raw(struct node *n, struct err *e)
 		n->read_only = true;
 	}
 	while (n->nfds < child->nfds) {
-		n->fds[n->nfds] = fcntl(child->fds[n->nfds], F_DUPFD_CLOEXEC,
-					0);
+		n->fds[n->nfds] =
+			fcntl(child->fds[n->nfds], F_DUPFD_CLOEXEC, 0);
 		n->nfds++;
 	}
 	n->filename = child->filename;
@@ -241,8 +242,7 @@ describe_nbd(struct node *n, struct err *e)
 
 	if (o->tls_creds)
 		return err_set(e, ERR_GENERIC, 0,
-			       "No TLS credentials with id '%s'",
-			       o->tls_creds);
+			       "No TLS credentials with id '%s'", o->tls_creds);
 	n->image = common(n, LINK_DRIVER_NBD);
 	to = n->image->u.nbd = xzalloc(sizeof *to);
 	if (o->server->type == SOCKET_ADDRESS_TYPE_UNIX) {

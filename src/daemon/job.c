@@ -7,8 +7,11 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/park.h"
 #include "daemon/daemon.h"
 #include "daemon/ids.h"
+#include "daemon/merge.h"
+#include "daemon/pending.h"
 #include "daemon/qmp-server.h"
 #include "daemon/registry.h"
 #include "schema/qmp-commands.h"
@@ -24,9 +27,9 @@ struct jobs {
 struct job_group {
 	struct daemon *d;
 	struct job *members; /* newest first */
-	bool sealed;   /* no more members come */
+	bool sealed; /* no more members come */
 	bool aborting; /* one failed: all fail */
-	bool settled;  /* the outcome was applied; the registry is saved */
+	bool settled; /* the outcome was applied; the registry is saved */
 };
 
 /* clang-format off */
@@ -250,7 +253,10 @@ on_group_saved(void *opaque, const struct err *e)
 {
 	struct job_group *g = opaque;
 	struct job *j, *next;
+	struct merge *m = g->d->merge;
 
+	PARK("job.saved");
+	pending_end(g->d);
 	/* What was not saved is over-reported after a restart: no lie. */
 	if (e)
 		log_error("the outcome of a job was not saved: %s", e->msg);
@@ -258,6 +264,7 @@ on_group_saved(void *opaque, const struct err *e)
 		next = j->next_in_group;
 		conclude(j); /* the last one frees @g */
 	}
+	merge_look(m);
 }
 
 static void
@@ -266,6 +273,8 @@ settle_group(struct job_group *g, bool success)
 	g->settled = true;
 	for (struct job *j = g->members; j; j = j->next_in_group)
 		j->ops->settle(j, success);
+	PARK("job.settled");
+	pending_begin(g->d);
 	registry_save(g->d->registry, on_group_saved, g);
 }
 
@@ -371,6 +380,12 @@ job_completed(struct job *j, const struct err *e)
 		(void)err_move(&j->error, e);
 	move(j, JOB_STATUS_ABORTING);
 	group_abort(g);
+}
+
+bool
+job_is_settled(const struct job *j)
+{
+	return !j->group || j->group->settled;
 }
 
 static void
@@ -492,8 +507,7 @@ qmp_job_cancel(struct qmp_call *call, const struct qmp_job_cancel_args *arg,
 
 bool
 qmp_block_job_cancel(struct qmp_call *call,
-		     const struct qmp_block_job_cancel_args *arg,
-		     struct err *e)
+		     const struct qmp_block_job_cancel_args *arg, struct err *e)
 {
 	struct job *j = find_block_job(call, arg->device, e);
 
@@ -522,8 +536,8 @@ qmp_block_job_set_speed(struct qmp_call *call,
 }
 
 bool
-qmp_job_finalize(struct qmp_call *call,
-		 const struct qmp_job_finalize_args *arg, struct err *e)
+qmp_job_finalize(struct qmp_call *call, const struct qmp_job_finalize_args *arg,
+		 struct err *e)
 {
 	struct job *j = find_job(call, arg->id, e);
 
@@ -574,8 +588,7 @@ describe(const struct job *j)
 }
 
 bool
-qmp_query_jobs(struct qmp_call *call, struct job_info_list *ret,
-	       struct err *e)
+qmp_query_jobs(struct qmp_call *call, struct job_info_list *ret, struct err *e)
 {
 	struct daemon *d = qmp_call_opaque(call);
 
@@ -599,9 +612,9 @@ describe_block_job(const struct job *j)
 	i->busy = j->status == JOB_STATUS_RUNNING && !j->ended;
 	i->paused = false;
 	i->speed = (int64_t)j->speed;
-	i->io_status = err_is_set(&j->error) && !j->cancelled ?
-			       BLOCK_DEVICE_IO_STATUS_FAILED :
-			       BLOCK_DEVICE_IO_STATUS_OK;
+	i->io_status = err_is_set(&j->error) && !j->cancelled
+			       ? BLOCK_DEVICE_IO_STATUS_FAILED
+			       : BLOCK_DEVICE_IO_STATUS_OK;
 	i->ready = false;
 	i->status = j->status;
 	i->auto_finalize = j->auto_finalize;

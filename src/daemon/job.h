@@ -46,14 +46,14 @@ struct job {
 	struct job *next; /* newest first */
 	struct daemon *d; /* borrowed */
 	const struct job_ops *ops; /* NULL: a job of an earlier daemon */
-	char *id;		   /* owned */
+	char *id; /* owned */
 	enum job_type type;
 	enum job_status status;
 	struct job_group *group;
 	struct job *next_in_group; /* newest first */
 	bool auto_finalize, auto_dismiss;
 	bool cancelled;
-	bool ended;  /* job_completed was called */
+	bool ended; /* job_completed was called */
 	uint64_t speed; /* bytes per second, 0: no limit */
 	struct err error;
 	uint64_t last_offset, last_len; /* when there is nobody to ask */
@@ -67,8 +67,8 @@ void job_group_seal(struct job_group *g);
 
 /* Checks the id.  Tells "created".  @g NULL: the job is alone. */
 bool job_create(struct job *j, struct daemon *d, const char *id,
-		const struct job_ops *ops, struct job_group *g,
-		struct err *e) MUST_CHECK;
+		const struct job_ops *ops, struct job_group *g, struct err *e)
+	MUST_CHECK;
 
 /* Its transaction was rolled back: aborting, concluded, null.  Frees it. */
 void job_discard(struct job *j);
@@ -83,6 +83,9 @@ void job_completed(struct job *j, const struct err *e);
  * dismisses them or takes the id for a new job.
  */
 void job_add_lost(struct daemon *d, const char *id, enum job_type type);
+
+/* Its outcome is decided; a restart cannot make it fail any more. */
+bool job_is_settled(const struct job *j);
 
 struct job *job_find(struct daemon *d, const char *id);
 

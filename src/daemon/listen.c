@@ -203,11 +203,14 @@ remove_stale(const struct sockaddr_un *un, const char *name, struct err *e)
 	fd = make_socket(AF_UNIX, LISTEN_NONBLOCK);
 	if (fd < 0)
 		return err_set(e, ERR_GENERIC, errno, "cannot make a socket");
-	if (connect(fd, (const void *)un, sizeof *un) == 0 || errno == EAGAIN)
-		return err_set(e, ERR_GENERIC, 0,
-			       "cannot listen on '%s': another process "
-			       "listens there",
-			       name);
+	if (connect(fd, (const void *)un, sizeof *un) == 0 || errno == EAGAIN) {
+		(void)err_set(e, ERR_GENERIC, 0,
+			      "cannot listen on '%s': another process "
+			      "listens there",
+			      name);
+		e->os = EADDRINUSE;
+		return false;
+	}
 	if (errno != ECONNREFUSED)
 		return err_set(e, ERR_GENERIC, errno, "cannot listen on '%s'",
 			       name);

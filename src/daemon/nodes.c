@@ -11,6 +11,7 @@
 
 #include "daemon/daemon.h"
 #include "daemon/images.h"
+#include "daemon/pending.h"
 #include "daemon/qmp-server.h"
 #include "daemon/registry.h"
 #include "schema/qmp-commands.h"
@@ -38,9 +39,8 @@ anonymous(struct graph *g)
 	return xasprintf("#block%03u", g->next_anonymous++);
 }
 
-static bool
-plan(struct graph *g, const struct blockdev_options *o, unsigned depth,
-     struct node_add *a, struct err *e);
+static bool plan(struct graph *g, const struct blockdev_options *o,
+		 unsigned depth, struct node_add *a, struct err *e);
 
 static bool
 plan_reference(struct graph *g, const char *name, struct node_add *a,
@@ -77,13 +77,12 @@ static bool
 plan(struct graph *g, const struct blockdev_options *o, unsigned depth,
      struct node_add *a, struct err *e)
 {
-	AUTO(free) char *name = o->node_name ? xstrdup(o->node_name) :
-					       anonymous(g);
+	AUTO(free)
+	char *name = o->node_name ? xstrdup(o->node_name) : anonymous(g);
 
 	if (depth == MAX_DEPTH)
 		return err_set(e, ERR_GENERIC, 0,
-			       "nodes are nested more than %d deep",
-			       MAX_DEPTH);
+			       "nodes are nested more than %d deep", MAX_DEPTH);
 	if (o->node_name && !graph_name_check(g, name, e))
 		return false;
 	for (size_t i = 0; i < a->n; i++)
@@ -166,6 +165,7 @@ static void
 adding_fail(struct adding *a, const struct err *e)
 {
 	node_add_clear(&a->add);
+	pending_end(a->add.d);
 	qmp_call_fail(a->call, e);
 	blockdev_options_free(a->options);
 	free(a);
@@ -181,6 +181,7 @@ add_saved(void *opaque, const struct err *e)
 		adding_fail(a, e);
 		return;
 	}
+	pending_end(a->add.d);
 	qmp_blockdev_add_return(a->call);
 	blockdev_options_free(a->options);
 	free(a);
@@ -215,6 +216,7 @@ qmp_blockdev_add(struct qmp_call *call, struct blockdev_options *arg)
 
 	a->call = call;
 	a->options = arg;
+	pending_begin(d);
 	if (!node_add_plan(&a->add, d, arg, &a->e)) {
 		adding_fail(a, &a->e);
 		return;
@@ -232,8 +234,7 @@ del_check(struct graph *g, const char *name, struct node **out, struct err *e)
 
 	if (!n)
 		return err_set(e, ERR_GENERIC, 0,
-			       "Failed to find node with node-name='%s'",
-			       name);
+			       "Failed to find node with node-name='%s'", name);
 	if (n->exports)
 		return err_set(e, ERR_GENERIC, 0, "Node %s is in use", name);
 	if (!node_check_idle(n, e))
@@ -248,6 +249,7 @@ del_check(struct graph *g, const char *name, struct node **out, struct err *e)
 }
 
 struct deleting {
+	struct daemon *d;
 	struct qmp_call *call;
 };
 
@@ -257,6 +259,7 @@ del_saved(void *opaque, const struct err *e)
 	struct deleting *del = opaque;
 
 	/* the node is gone; what was not saved is that it is */
+	pending_end(del->d);
 	if (e)
 		qmp_call_fail(del->call, e);
 	else
@@ -280,6 +283,8 @@ qmp_blockdev_del(struct qmp_call *call, struct qmp_blockdev_del_args *arg)
 	}
 	graph_remove_node(d->graph, n);
 	del = xzalloc(sizeof *del);
+	del->d = d;
 	del->call = call;
+	pending_begin(d);
 	registry_save(d->registry, del_saved, del);
 }

@@ -9,9 +9,9 @@
 #include "daemon/graph.h"
 
 struct node_add {
-	struct daemon *d;	/* borrowed */
+	struct daemon *d; /* borrowed */
 	struct node *reference; /* an existing node at the bottom, or NULL */
-	struct node **v;	/* owned: from the bottom to the top */
+	struct node **v; /* owned: from the bottom to the top */
 	size_t n;
 };
 

@@ -1,13 +1,30 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "daemon/plane-node.h"
 
+#include <errno.h>
+
 #include "daemon/views.h"
+
+static void
+describe_view(const struct view_file *v, struct link_view_list *to, int *fds,
+	      unsigned *nfds)
+{
+	if (*nfds + 4 > LINK_MAX_FDS) {
+		/* nobody will save anything for it: its job must not go on */
+		view_break(v->states, EMFILE);
+		return;
+	}
+	/* nobody saves anything now: what was being saved when a data plane
+	 * died was not overwritten
+	 */
+	view_recover(v->states);
+	view_file_describe(v, false, to, fds, nfds);
+}
 
 void
 plane_open_node(struct plane *p, const struct node *n, struct plane_request *r)
 {
-	struct link_node_open_args arg = { .node = n->name,
-					   .image = n->image };
+	struct link_node_open_args arg = { .node = n->name, .image = n->image };
 	struct link_epoch epoch;
 	int fds[LINK_MAX_FDS];
 	unsigned nfds = 0;
@@ -20,14 +37,10 @@ plane_open_node(struct plane *p, const struct node *n, struct plane_request *r)
 		fds[nfds++] = epoch_fd(n->epoch->map);
 		arg.epoch = &epoch;
 	}
+	/* A view whose cut is still to come is the transaction's to tell. */
 	for (const struct view_file *v = n->views; v; v = v->next)
-		if (v->states && nfds + 4 <= LINK_MAX_FDS) {
-			/* nobody saves anything now: what was being saved
-			 * when a data plane died was not overwritten
-			 */
-			view_recover(v->states);
-			view_file_describe(v, false, &arg.views, fds, &nfds);
-		}
+		if (v->begun)
+			describe_view(v, &arg.views, fds, &nfds);
 	plane_begin(&o);
 	link_put_node_open(&o, &arg);
 	link_view_list_clear(&arg.views);

@@ -9,12 +9,15 @@
 #include <sys/un.h>
 
 #include "base/log.h"
+#include "base/park.h"
 #include "daemon/daemon.h"
 #include "daemon/recover.h"
 #include "daemon/supervisor.h"
 
-#define CONNECT_EVERY	0.01 /* seconds, while nbdkit starts */
+#define CONNECT_EVERY   0.01 /* seconds, while nbdkit starts */
 #define CONNECT_SECONDS 10.0 /* then it is killed and started again */
+#define BEGIN_EVERY     0.05 /* seconds between attempts to begin */
+#define BEGIN_SECONDS   3.0 /* how long somebody may use our addresses */
 
 enum plane_state { DOWN, RESTORING, UP };
 
@@ -25,8 +28,10 @@ struct plane {
 	struct supervisor *sup;
 	struct link_client *client; /* owned, or NULL */
 	bool adopting; /* the first connection is to an earlier nbdkit */
-	bool failed;   /* no more attempts are made */
+	bool failed; /* no more attempts are made */
 	bool stopping;
+	ev_timer begin;
+	double begun; /* seconds since the first attempt */
 	ev_timer connect;
 	double waited;
 	struct plane_request hello;
@@ -35,6 +40,12 @@ struct plane {
 	ev_timer patience;
 	void (*stopped)(struct daemon *d);
 };
+
+bool
+plane_is_up(const struct plane *p)
+{
+	return p->state == UP && p->client && link_client_alive(p->client);
+}
 
 /* --- waiting --------------------------------------------------------------------- */
 
@@ -64,7 +75,7 @@ plane_when_settled(struct plane *p, struct task *t)
 {
 	struct task **tail = &p->waiting;
 
-	if (p->state == UP || p->failed || p->stopping) {
+	if (plane_is_up(p) || p->failed || p->stopping) {
 		loop_defer(&p->d->loop, t);
 		return;
 	}
@@ -78,12 +89,6 @@ plane_when_settled(struct plane *p, struct task *t)
 	}
 }
 
-bool
-plane_is_up(const struct plane *p)
-{
-	return p->state == UP;
-}
-
 /* --- asking ------------------------------------------------------------------------ */
 
 void
@@ -94,8 +99,8 @@ plane_begin(struct json_out *o)
 }
 
 static void
-on_answer(struct link_request *r, const struct json *ret,
-	  struct link_msg *msg, const struct err *e)
+on_answer(struct link_request *r, const struct json *ret, struct link_msg *msg,
+	  const struct err *e)
 {
 	struct plane_request *pr = container_of(r, struct plane_request, link);
 
@@ -141,6 +146,49 @@ plane_ask(struct plane *p, struct plane_request *r, struct json_out *o,
 
 static void start_connecting(struct plane *p);
 
+static bool try_connect(struct plane *p);
+
+static void
+begin_later(struct plane *p)
+{
+	ev_timer_set(&p->begin, BEGIN_EVERY, 0);
+	ev_timer_start(p->d->loop.ev, &p->begin);
+}
+
+/* Adopt the nbdkit that runs, or start one.  An earlier stillpointd may have
+ * died when it had just started a nbdkit, which does not answer yet but has
+ * the guests' sockets; and one that was just killed has them for a moment.
+ */
+static bool
+begin(struct plane *p, struct err *e)
+{
+	p->adopting = try_connect(p);
+	if (p->adopting)
+		return true;
+	if (supervisor_listen(p->sup, e)) {
+		supervisor_start(p->sup);
+		return true;
+	}
+	if (e->os != EADDRINUSE || p->begun >= BEGIN_SECONDS)
+		return false;
+	err_clear(e);
+	begin_later(p);
+	return true;
+}
+
+static void
+on_begin(struct ev_loop *ev, ev_timer *w, int revents)
+{
+	struct plane *p = container_of(w, struct plane, begin);
+	struct err e = ERR_INIT;
+
+	(void)ev;
+	(void)revents;
+	p->begun += BEGIN_EVERY;
+	if (!begin(p, &e))
+		daemon_fail(p->d, &e);
+}
+
 static void
 on_event(void *opaque, const char *name, const struct json *data)
 {
@@ -166,9 +214,24 @@ on_link_closed(void *opaque)
 	p->state = DOWN;
 	link_client_free(steal(&p->client));
 	recover_interrupted(p->d);
+	if (p->stopping)
+		return;
+	if (p->adopting) { /* it is gone before we knew it */
+		begin_later(p);
+		return;
+	}
 	/* If nbdkit died it is started again, and that ends the wait. */
-	if (!p->stopping)
-		start_connecting(p);
+	start_connecting(p);
+}
+
+/* It answers, but not in our language. */
+static void
+refused(struct plane *p, const struct err *e)
+{
+	if (p->adopting)
+		daemon_fail(p->d, e);
+	else
+		plane_give_up(p, e);
 }
 
 static void
@@ -180,12 +243,14 @@ on_hello(struct plane_request *r, const struct json *ret, struct link_msg *msg,
 	struct err why = ERR_INIT;
 	bool ok;
 
-	if (e) {
+	if (e && !link_client_alive(p->client)) {
 		log_error("the data plane does not answer: %s", e->msg);
-		return; /* the link is closed, or will be by a restart */
+		return;
 	}
-	if (!link_got_hello(ret, &h, &why)) {
-		plane_give_up(p, &why);
+	if (e)
+		(void)err_move(&why, e);
+	if (e || !link_got_hello(ret, &h, &why)) {
+		refused(p, &why);
 		return;
 	}
 	if (p->adopting) {
@@ -206,6 +271,7 @@ on_hello(struct plane_request *r, const struct json *ret, struct link_msg *msg,
 	}
 	supervisor_confirm(p->sup);
 	p->state = RESTORING;
+	PARK("plane.hello");
 	recover_begin(p->d, steal(&h));
 }
 
@@ -322,6 +388,7 @@ plane_new(struct daemon *d)
 	p->path = xasprintf("%s/link.sock", d->state.path);
 	o.link = p->path;
 	p->sup = supervisor_new(&d->loop, &o, &events, p);
+	ev_timer_init(&p->begin, on_begin, 0, 0);
 	ev_timer_init(&p->connect, on_connect, 0, 0);
 	ev_timer_init(&p->patience, on_patience, 0, 0);
 	return p;
@@ -330,6 +397,7 @@ plane_new(struct daemon *d)
 void
 plane_free(struct plane *p)
 {
+	ev_timer_stop(p->d->loop.ev, &p->begin);
 	ev_timer_stop(p->d->loop.ev, &p->connect);
 	ev_timer_stop(p->d->loop.ev, &p->patience);
 	if (p->client)
@@ -349,14 +417,7 @@ plane_start(struct plane *p, struct err *e)
 			       "the state directory's name '%s' is too long "
 			       "for a socket in it",
 			       p->d->state.path);
-	if (try_connect(p)) {
-		p->adopting = true;
-		return true;
-	}
-	if (!supervisor_listen(p->sup, e))
-		return false;
-	supervisor_start(p->sup);
-	return true;
+	return begin(p, e);
 }
 
 void
@@ -374,9 +435,17 @@ plane_give_up(struct plane *p, const struct err *e)
 }
 
 void
+plane_hurry(struct plane *p)
+{
+	p->stopping = true;
+	release_waiting(p);
+}
+
+void
 plane_stop(struct plane *p, bool keep, void (*done)(struct daemon *d))
 {
 	p->stopping = true;
+	ev_timer_stop(p->d->loop.ev, &p->begin);
 	ev_timer_stop(p->d->loop.ev, &p->connect);
 	release_waiting(p);
 	supervisor_set_restart(p->sup, false);

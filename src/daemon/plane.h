@@ -55,6 +55,9 @@ void plane_begin(struct json_out *o);
 void plane_ask(struct plane *p, struct plane_request *r, struct json_out *o,
 	       const int *fds, unsigned nfds);
 
+/* The daemon is about to end: nobody waits for the plane any more. */
+void plane_hurry(struct plane *p);
+
 /* Stop nbdkit, or leave it (@keep); then @done. */
 void plane_stop(struct plane *p, bool keep, void (*done)(struct daemon *d));
 

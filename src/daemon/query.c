@@ -60,8 +60,8 @@ describe_image(const struct node *n)
 static struct block_device_info *
 describe_node(const struct node *n, struct err *e)
 {
-	AUTO(block_device_info_free) struct block_device_info *i =
-		xzalloc(sizeof *i);
+	AUTO(block_device_info_free)
+	struct block_device_info *i = xzalloc(sizeof *i);
 	const struct blockdev_options *o = n->options;
 
 	i->file = xstrdup(n->filename);
@@ -69,9 +69,9 @@ describe_node(const struct node *n, struct err *e)
 	i->ro = n->read_only;
 	i->drv = xstrdup(blockdev_driver_str(o->driver));
 	i->active = true;
-	i->detect_zeroes = o->has_detect_zeroes ?
-				   o->detect_zeroes :
-				   BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
+	i->detect_zeroes = o->has_detect_zeroes
+				   ? o->detect_zeroes
+				   : BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
 	i->image = describe_image(n);
 	i->cache = xzalloc(sizeof *i->cache);
 	i->cache->writeback = true;

@@ -12,6 +12,9 @@
  *   options      --blockdev and --export of things that are not there yet
  *
  * After a death of the data plane only the steps from "open" on are needed.
+ * The data plane may die (again) at every step: what is between the registry
+ * and our memory goes on, what concerns the data plane begins anew with the
+ * next one.
  */
 #include "daemon/recover.h"
 
@@ -22,44 +25,64 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/park.h"
 #include "daemon/daemon.h"
 #include "daemon/exports.h"
 #include "daemon/graph.h"
 #include "daemon/identity.h"
 #include "daemon/job.h"
 #include "daemon/nodes.h"
+#include "daemon/pending.h"
 #include "daemon/plane-node.h"
 #include "daemon/registry.h"
 #include "daemon/sweep.h"
+#include "daemon/views.h"
 #include "schema/config-types.h"
 
 /* A descriptor that the data plane kept. */
 struct kept {
 	char *name; /* owned: the node that it belongs to */
-	int fd;	    /* owned */
+	int fd; /* owned */
+};
+
+#define AGAIN_SECONDS 2.0
+
+/* How much of the registry is in memory. */
+enum stage {
+	STAGE_NOTHING,
+	STAGE_LOADING, /* nodes are being opened */
+	STAGE_LOADED, /* waits for what a data plane records */
+	STAGE_SAVING,
+	STAGE_SAVED, /* all that is left concerns the data plane */
 };
 
 struct recovery {
 	struct daemon *d;
-	bool first;		   /* at the daemon's start */
-	struct registry_doc *doc;  /* owned, or NULL */
-	struct link_hello *hello;  /* owned while a recovery runs */
-	unsigned asked;		   /* answers that are awaited */
-	unsigned round;		   /* of which recovery they are */
+	enum stage stage;
+	bool options_begun; /* --blockdev and --export */
+	bool rebooted; /* the registry is of another boot */
+	struct registry_doc *doc; /* owned, or NULL */
+	struct link_hello *hello; /* owned; of the data plane that runs */
+	unsigned asked; /* answers that are awaited */
+	unsigned round; /* of which recovery they are */
 	void (*next)(struct recovery *r);
 	struct kept *kept; /* owned */
 	size_t n_kept;
 	size_t at; /* node or option that is worked on */
 	struct node_add add;
 	struct work work;
-	struct err e;
+	struct err e; /* the worker's */
+	struct err failed; /* what the data plane could not do */
+	ev_timer again; /* for nodes that it could not open */
 };
 
+static void begin_loading(struct recovery *r);
 static void open_next_node(struct recovery *r);
 static void sync_epochs(struct recovery *r);
 static void open_in_plane(struct recovery *r);
 static void add_exports(struct recovery *r);
 static void add_options(struct recovery *r);
+static void try_again_later(struct recovery *r);
 
 /* --- asking the data plane --------------------------------------------------------- */
 
@@ -67,10 +90,11 @@ struct ask {
 	struct plane_request r;
 	struct recovery *rec;
 	unsigned round;
-	struct node *node;   /* or NULL */
-	struct export *x;    /* or NULL */
-	const char *name;    /* or NULL: whose descriptor */
-	bool fatal;	     /* a failure ends the data plane */
+	/* Of what it is about; owned, or NULL.  Names, because a command may
+	 * take the thing itself away.
+	 */
+	char *descriptor, *node, *export;
+	bool fatal; /* a failure ends the data plane */
 };
 
 static void
@@ -80,8 +104,8 @@ one_less(struct recovery *r)
 
 	if (--r->asked)
 		return;
-	if (err_is_set(&r->e)) {
-		plane_give_up(r->d->plane, &r->e);
+	if (err_is_set(&r->failed)) {
+		plane_give_up(r->d->plane, &r->failed);
 		return;
 	}
 	next(r);
@@ -99,6 +123,21 @@ keep_descriptor(struct recovery *r, const char *name, struct link_msg *msg)
 }
 
 static void
+succeeded(struct recovery *r, const struct ask *a, struct link_msg *msg)
+{
+	struct node *n = a->node ? graph_node(r->d->graph, a->node) : NULL;
+	struct export *x =
+		a->export ? graph_export(r->d->graph, a->export) : NULL;
+
+	if (a->descriptor)
+		keep_descriptor(r, a->descriptor, msg);
+	if (n)
+		n->in_plane = true;
+	if (x)
+		x->in_plane = true;
+}
+
+static void
 on_answer(struct plane_request *pr, const struct json *ret,
 	  struct link_msg *msg, const struct err *e)
 {
@@ -108,19 +147,16 @@ on_answer(struct plane_request *pr, const struct json *ret,
 
 	(void)ret;
 	if (!stale && e) {
-		if (a->fatal && !err_is_set(&r->e))
-			(void)err_move(&r->e, e);
+		if (a->fatal && !err_is_set(&r->failed))
+			(void)err_move(&r->failed, e);
 		else
 			log_warn("recovery: %s", e->msg);
 	}
-	if (!stale && !e) {
-		if (a->name)
-			keep_descriptor(r, a->name, msg);
-		if (a->node)
-			a->node->in_plane = true;
-		if (a->x)
-			a->x->in_plane = true;
-	}
+	if (!stale && !e)
+		succeeded(r, a, msg);
+	free(a->descriptor);
+	free(a->node);
+	free(a->export);
 	free(a);
 	if (!stale)
 		one_less(r);
@@ -153,7 +189,7 @@ step_begin(struct recovery *r, void (*next)(struct recovery *))
 static void
 ask_descriptors(struct recovery *r)
 {
-	step_begin(r, open_next_node);
+	step_begin(r, begin_loading);
 	for (size_t i = 0; i < r->hello->nodes.n; i++) {
 		struct link_node_descriptor_args arg = {
 			.node = r->hello->nodes.v[i]->node
@@ -161,7 +197,7 @@ ask_descriptors(struct recovery *r)
 		struct ask *a = ask_new(r, true);
 		struct json_out o;
 
-		a->name = arg.node;
+		a->descriptor = xstrdup(arg.node);
 		plane_begin(&o);
 		link_put_node_descriptor(&o, &arg);
 		plane_ask(r->d->plane, &a->r, &o, NULL, 0);
@@ -216,31 +252,35 @@ node_lost(const struct registry_node *n, const struct err *e)
 			  n->options->node_name, n->bitmaps.n);
 }
 
+static const char lost[] = "its record of changes was lost with the host's "
+			   "memory";
+
 static void
 restore_bitmap(struct recovery *r, struct node *n,
 	       const struct registry_bitmap *from, const char *changed)
 {
-	struct bitmap *b = bitmap_new(n, from->name, from->granularity,
-				      from->persistent);
+	struct bitmap *b =
+		bitmap_new(n, from->name, from->granularity, from->persistent);
 	struct err e = ERR_INIT;
 
 	b->enabled = from->enabled;
 	if (from->inconsistent || changed) {
-		bitmap_set_inconsistent(b, from->inconsistent ?
-						   from->inconsistent :
-						   changed);
+		bitmap_set_inconsistent(
+			b, from->inconsistent ? from->inconsistent : changed);
+		return;
+	}
+	if (r->rebooted && from->epochs.n) {
+		bitmap_set_inconsistent(b, lost);
 		return;
 	}
 	for (size_t i = 0; i < from->epochs.n; i++) {
-		struct epoch_file *f = sweep_find_epoch(
-			r->d, from->epochs.v[i], n->size, &e);
+		struct epoch_file *f =
+			sweep_find_epoch(r->d, from->epochs.v[i], n->size, &e);
 
 		if (!f) {
 			log_error("node '%s', bitmap '%s': %s", n->name,
 				  b->name, e.msg);
-			bitmap_set_inconsistent(
-				b, "its record of changes was lost with the "
-				   "host's memory");
+			bitmap_set_inconsistent(b, lost);
 			return;
 		}
 		epoch_set_add(&b->set, f);
@@ -270,6 +310,7 @@ node_run(struct work *w)
 {
 	struct recovery *r = container_of(w, struct recovery, work);
 
+	PARK("recover.opening");
 	(void)!node_add_open(&r->add, &r->e);
 }
 
@@ -279,6 +320,7 @@ node_opened(struct work *w)
 	struct recovery *r = container_of(w, struct recovery, work);
 	const struct registry_node *from = r->doc->nodes.v[r->at++];
 
+	pending_end(r->d);
 	if (err_is_set(&r->e)) {
 		node_lost(from, &r->e);
 		node_add_clear(&r->add);
@@ -307,7 +349,8 @@ open_next_node(struct recovery *r)
 {
 	const struct registry_node *from;
 
-	while (r->doc && r->at < r->doc->nodes.n) {
+	PARK("recover.node");
+	while (r->doc && r->at < r->doc->nodes.n && !r->d->ending) {
 		from = r->doc->nodes.v[r->at];
 		r->add = (struct node_add){ 0 };
 		if (!node_add_plan(&r->add, r->d, from->options, &r->e)) {
@@ -318,12 +361,32 @@ open_next_node(struct recovery *r)
 			continue;
 		}
 		use_kept(r, from);
-		r->work = (struct work){ .run = node_run,
-					 .done = node_opened };
+		r->work = (struct work){ .run = node_run, .done = node_opened };
+		pending_begin(r->d);
 		work_submit(r->d->work, &r->d->loop, &r->work);
 		return;
 	}
-	restore_exports(r);
+	if (!r->d->ending)
+		restore_exports(r);
+}
+
+static void
+begin_loading(struct recovery *r)
+{
+	r->stage = STAGE_LOADING;
+	open_next_node(r);
+}
+
+static void
+drop_kept(struct recovery *r)
+{
+	for (size_t i = 0; i < r->n_kept; i++) {
+		(void)close(r->kept[i].fd);
+		free(r->kept[i].name);
+	}
+	free(r->kept);
+	r->kept = NULL;
+	r->n_kept = 0;
 }
 
 static void
@@ -351,7 +414,10 @@ restore_exports(struct recovery *r)
 			  j->id);
 		job_add_lost(r->d, j->id, j->type);
 	}
-	sync_epochs(r);
+	drop_kept(r);
+	r->stage = STAGE_LOADED;
+	if (r->hello)
+		sync_epochs(r);
 }
 
 /* --- epochs -------------------------------------------------------------------------------- */
@@ -376,9 +442,9 @@ record_in(struct node *n, struct epoch_file *f)
 static struct epoch_file *
 make_epoch(struct recovery *r, struct node *n)
 {
-	struct epoch_file *f = epoch_file_new(r->d->cfg.shm,
-					      graph_take_id(r->d->graph),
-					      n->size, node_granularity(n));
+	struct epoch_file *f =
+		epoch_file_new(r->d->cfg.shm, graph_take_id(r->d->graph),
+			       n->size, node_granularity(n));
 	struct err e = ERR_INIT;
 
 	if (epoch_file_make(f, &e))
@@ -400,7 +466,6 @@ sync_running(struct recovery *r, struct node *n, const struct link_node_info *i)
 
 	n->in_plane = true;
 	if (i->has_epoch) {
-		graph_see_id(r->d->graph, i->epoch);
 		f = sweep_find_epoch(r->d, i->epoch, n->size, &e);
 		if (f) {
 			n->epoch = f;
@@ -423,7 +488,7 @@ sync_running(struct recovery *r, struct node *n, const struct link_node_info *i)
 		 n->name);
 	epoch_set(f->map, 0, n->size);
 	record_in(n, f);
-	epoch_file_unref(f);
+	n->epoch = f;
 	n->restart = true;
 }
 
@@ -442,16 +507,38 @@ on_saved(void *opaque, const struct err *e)
 {
 	struct recovery *r = opaque;
 
+	pending_end(r->d);
 	if (e) {
 		daemon_fail(r->d, e);
 		return;
 	}
-	open_in_plane(r);
+	PARK("recover.saved");
+	r->stage = STAGE_SAVED;
+	registry_doc_free(steal(&r->doc));
+	sweep_orphans(r->d);
+	if (r->hello && !r->d->ending)
+		open_in_plane(r);
+}
+
+/* Numbers that a data plane uses are taken, whatever the registry says. */
+static void
+see_ids(const struct recovery *r)
+{
+	for (size_t i = 0; i < r->hello->nodes.n; i++) {
+		const struct link_node_info *n = r->hello->nodes.v[i];
+
+		if (n->has_epoch)
+			graph_see_id(r->d->graph, n->epoch);
+		for (size_t k = 0; k < n->views.n; k++)
+			graph_see_id(r->d->graph, n->views.v[k]);
+	}
 }
 
 static void
 sync_epochs(struct recovery *r)
 {
+	r->stage = STAGE_SAVING;
+	see_ids(r);
 	for (struct node *n = r->d->graph->nodes; n; n = n->next) {
 		const struct link_node_info *i = find_info(r, n->name);
 
@@ -460,14 +547,8 @@ sync_epochs(struct recovery *r)
 		else
 			sync_fresh(r, n);
 	}
-	for (size_t i = 0; i < r->n_kept; i++) {
-		(void)close(r->kept[i].fd);
-		free(r->kept[i].name);
-	}
-	free(r->kept);
-	r->kept = NULL;
-	r->n_kept = 0;
-	sweep_orphans(r->d);
+	PARK("recover.synced");
+	pending_begin(r->d);
 	registry_save(r->d->registry, on_saved, r); /* rule 4 */
 }
 
@@ -544,25 +625,74 @@ open_nodes(struct recovery *r)
 	for (struct node *n = r->d->graph->nodes; n; n = n->next) {
 		if (!n->exports || n->in_plane)
 			continue;
-		if (n->restart && !n->epoch && node_records(n)) {
-			n->epoch = make_epoch(r, n);
-			if (n->epoch)
-				record_in(n, n->epoch);
-		}
 		n->restart = false;
-		a = ask_new(r, true);
-		a->node = n;
+		a = ask_new(r, false);
+		a->node = xstrdup(n->name);
 		plane_open_node(r->d->plane, n, &a->r);
 	}
 	one_less(r);
 }
 
+static bool
+has_view(const struct link_node_info *i, uint64_t id)
+{
+	for (size_t k = 0; k < i->views.n; k++)
+		if (i->views.v[k] == id)
+			return true;
+	return false;
+}
+
+/* The link was lost and the data plane was not: is the node as we want it? */
+static bool
+as_we_know_it(const struct node *n, const struct link_node_info *i)
+{
+	if (i->has_epoch != (n->epoch != NULL) ||
+	    (n->epoch && n->epoch->id != i->epoch))
+		return false;
+	for (const struct view_file *v = n->views; v; v = v->next)
+		if (v->begun && !has_view(i, v->id))
+			return false;
+	return true;
+}
+
 static void
 open_in_plane(struct recovery *r)
 {
+	for (struct node *n = r->d->graph->nodes; n; n = n->next) {
+		const struct link_node_info *i = find_info(r, n->name);
+
+		if (i && !n->in_plane) {
+			n->in_plane = as_we_know_it(n, i);
+			n->restart = !n->in_plane;
+		}
+	}
+	PARK("recover.open");
 	step_begin(r, open_nodes);
 	close_unknown(r);
 	one_less(r);
+}
+
+static void
+on_again(struct ev_loop *ev, ev_timer *w, int revents)
+{
+	struct recovery *r = container_of(w, struct recovery, again);
+
+	(void)ev;
+	(void)revents;
+	if (r->d->ending || !plane_is_up(r->d->plane))
+		return; /* the next recovery looks at all of them */
+	if (r->asked || r->d->pending.n)
+		try_again_later(r);
+	else
+		open_nodes(r);
+}
+
+static void
+try_again_later(struct recovery *r)
+{
+	ev_timer_stop(r->d->loop.ev, &r->again);
+	ev_timer_init(&r->again, on_again, AGAIN_SECONDS, 0);
+	ev_timer_start(r->d->loop.ev, &r->again);
 }
 
 static bool
@@ -581,30 +711,27 @@ add_exports(struct recovery *r)
 
 	step_begin(r, add_options);
 	for (struct export *x = r->d->graph->exports; x; x = x->next) {
-		if (has_export(r, x->name)) {
+		if (x->in_plane || has_export(r, x->name)) {
 			x->in_plane = true;
 			continue;
 		}
+		if (!x->node->in_plane) {
+			/* One image that cannot be opened, say because its
+			 * server is down, must not cost the other disks.
+			 */
+			log_error("export '%s' waits for node '%s'",
+				  x->options->id, x->node->name);
+			try_again_later(r);
+			continue;
+		}
 		a = ask_new(r, true);
-		a->x = x;
+		a->export = xstrdup(x->options->id);
 		plane_add_export(r->d->plane, x, &a->r);
 	}
 	one_less(r);
 }
 
 /* --- --blockdev and --export ---------------------------------------------------------------- */
-
-static void
-finish(struct recovery *r)
-{
-	bool first = r->first;
-
-	link_hello_free(steal(&r->hello));
-	r->first = false;
-	registry_doc_free(steal(&r->doc));
-	if (first)
-		daemon_ready(r->d);
-}
 
 static void
 option_failed(struct recovery *r, const char *option, const struct err *e)
@@ -635,14 +762,14 @@ add_option_exports(struct recovery *r)
 {
 	const struct block_export_options_list *l = r->d->cfg.exports;
 
-	for (; l && r->at < l->n; r->at++) {
+	for (; l && r->at < l->n && !r->d->ending; r->at++) {
 		if (graph_export(r->d->graph, l->v[r->at]->id))
 			continue;
 		export_add(r->d, block_export_options_clone(l->v[r->at]),
 			   on_option_export, r);
 		return;
 	}
-	finish(r);
+	daemon_ready(r->d);
 }
 
 static void add_option_nodes(struct recovery *r);
@@ -652,6 +779,7 @@ option_opened(struct work *w)
 {
 	struct recovery *r = container_of(w, struct recovery, work);
 
+	pending_end(r->d);
 	if (err_is_set(&r->e)) {
 		node_add_clear(&r->add);
 		option_failed(r, "--blockdev", &r->e);
@@ -667,7 +795,7 @@ add_option_nodes(struct recovery *r)
 {
 	const struct blockdev_options_list *l = r->d->cfg.blockdev;
 
-	for (; l && r->at < l->n; r->at++) {
+	for (; l && r->at < l->n && !r->d->ending; r->at++) {
 		const struct blockdev_options *o = l->v[r->at];
 
 		if (o->node_name && graph_node(r->d->graph, o->node_name))
@@ -678,8 +806,9 @@ add_option_nodes(struct recovery *r)
 			option_failed(r, "--blockdev", &r->e);
 			return;
 		}
-		r->work = (struct work){ .run = node_run,
-					 .done = option_opened };
+		r->work =
+			(struct work){ .run = node_run, .done = option_opened };
+		pending_begin(r->d);
 		work_submit(r->d->work, &r->d->loop, &r->work);
 		return;
 	}
@@ -690,12 +819,13 @@ add_option_nodes(struct recovery *r)
 static void
 add_options(struct recovery *r)
 {
+	PARK("recover.restored");
 	plane_restored(r->d->plane);
-	if (!r->first) {
+	if (r->options_begun) {
 		log_info("the data plane is back");
-		finish(r);
 		return;
 	}
+	r->options_begun = true;
 	r->at = 0;
 	add_option_nodes(r);
 }
@@ -707,11 +837,15 @@ recover_set_registry(struct daemon *d, struct registry_doc *doc)
 {
 	struct recovery *r = xzalloc(sizeof *r);
 
+	ev_init(&r->again, on_again);
 	r->d = d;
-	r->first = true;
 	r->doc = doc;
-	if (doc)
+	if (doc) {
+		AUTO(free) char *now = boot_id();
+
+		r->rebooted = strcmp(doc->boot_id, now) != 0;
 		graph_see_id(d->graph, doc->next_id);
+	}
 	d->recovery = r;
 }
 
@@ -722,22 +856,37 @@ recover_begin(struct daemon *d, struct link_hello *hello)
 
 	r->round++;
 	r->asked = 0;
-	err_clear(&r->e);
+	err_clear(&r->failed);
 	link_hello_free(r->hello);
 	r->hello = hello;
-	if (r->first && r->at == 0 && r->doc)
-		ask_descriptors(r);
-	else if (r->first && r->at == 0)
-		sync_epochs(r);
-	else
-		open_in_plane(r);
+	switch (r->stage) {
+	case STAGE_NOTHING:
+		if (r->doc)
+			ask_descriptors(r);
+		else
+			begin_loading(r);
+		break;
+	case STAGE_LOADED: sync_epochs(r); break;
+	case STAGE_SAVED: open_in_plane(r); break;
+	case STAGE_LOADING:
+	case STAGE_SAVING: break; /* goes on with the new one */
+	}
+}
+
+bool
+recover_is_loaded(const struct daemon *d)
+{
+	return d->recovery && d->recovery->stage == STAGE_SAVED;
 }
 
 void
 recover_interrupted(struct daemon *d)
 {
-	d->recovery->round++; /* answers that still come are of the past */
-	d->recovery->asked = 0;
+	struct recovery *r = d->recovery;
+
+	r->round++; /* answers that still come are of the past */
+	r->asked = 0;
+	link_hello_free(steal(&r->hello));
 	for (struct node *n = d->graph->nodes; n; n = n->next)
 		n->in_plane = false;
 	for (struct export *x = d->graph->exports; x; x = x->next)
@@ -751,8 +900,10 @@ recover_free(struct daemon *d)
 
 	if (!r)
 		return;
+	ev_timer_stop(d->loop.ev, &r->again);
 	link_hello_free(r->hello);
 	registry_doc_free(r->doc);
 	node_add_clear(&r->add);
+	drop_kept(r);
 	free(r);
 }

@@ -7,6 +7,8 @@
  * Rules (a chain never lies):
  * 1. Every epoch that an enabled bitmap may have been recorded in is in its
  *    set: those of the registry, and the one that the data plane has open.
+ *    A transaction that was staged and not published when both processes died
+ *    may have opened its epochs: they count.
  * 2. When the data plane does not record a node that has an enabled bitmap,
  *    everything counts as changed.
  * 3. A bitmap whose epochs are gone (the host was restarted), or whose image
@@ -32,6 +34,11 @@ void recover_set_registry(struct daemon *d, struct registry_doc *doc);
  * (and daemon_ready, the first time) or plane_give_up.
  */
 void recover_begin(struct daemon *d, struct link_hello *hello);
+
+/* Memory says all that the registry does, and the registry says all that
+ * memory does: it may be replaced.
+ */
+bool recover_is_loaded(const struct daemon *d);
 
 /* The data plane is gone again: what it had, it has no more. */
 void recover_interrupted(struct daemon *d);

@@ -14,13 +14,9 @@
 #include "daemon/graph.h"
 #include "daemon/identity.h"
 #include "daemon/job.h"
+#include "daemon/registry-files.h"
 #include "json/json.h"
 #include "json/out.h"
-
-#define FILE_NAME "registry.json"
-#define NEW_NAME  "registry.json.new"
-#define MAX_TEXT  ((size_t)256 << 20)
-#define VERSION	  1
 
 enum op_kind { SAVE, STAGE, PUBLISH };
 
@@ -42,6 +38,7 @@ struct registry {
 	enum op_kind kind;
 	struct op *batch; /* who waits for it */
 	struct json_out text;
+	uint64_t mark; /* epochs that were not in use when it was written */
 	struct err e;
 	struct task pump_task;
 };
@@ -96,8 +93,7 @@ describe_nodes(const struct node *n, struct registry_node_list *to)
 		return;
 	describe_nodes(n->next, to);
 	if (n->monitor_owned)
-		xassert_memory(
-			registry_node_list_append(to, describe_node(n)));
+		xassert_memory(registry_node_list_append(to, describe_node(n)));
 }
 
 static void
@@ -106,9 +102,8 @@ describe_exports(const struct export *x, struct block_export_options_list *to)
 	if (!x)
 		return;
 	describe_exports(x->next, to);
-	if (!x->shutting_down)
-		xassert_memory(block_export_options_list_append(
-			to, block_export_options_clone(x->options)));
+	xassert_memory(block_export_options_list_append(
+		to, block_export_options_clone(x->options)));
 }
 
 static void
@@ -117,7 +112,7 @@ describe_jobs(const struct job *j, struct registry_job_list *to)
 	struct registry_job *r;
 
 	for (; j; j = j->next) {
-		if (j->status == JOB_STATUS_CONCLUDED || j->ended)
+		if (job_is_settled(j))
 			continue;
 		r = xzalloc(sizeof *r);
 		r->id = xstrdup(j->id);
@@ -132,13 +127,14 @@ encode(struct registry *r)
 {
 	AUTO(registry_doc_free) struct registry_doc *doc = xzalloc(sizeof *doc);
 
-	doc->version = VERSION;
+	doc->version = REGISTRY_VERSION;
 	doc->next_id = r->d->graph->next_id;
 	doc->boot_id = boot_id();
 	describe_nodes(r->d->graph->nodes, &doc->nodes);
 	describe_exports(r->d->graph->exports, &doc->exports);
 	describe_jobs(jobs_first(r->d->jobs), &doc->jobs);
-	json_out_init(&r->text, MAX_TEXT);
+	r->mark = epochs_mark();
+	json_out_init(&r->text, REGISTRY_MAX_TEXT);
 	registry_doc_encode(&r->text, doc);
 	json_out_bytes(&r->text, "\n", 1);
 }
@@ -148,9 +144,9 @@ encode(struct registry *r)
 static bool
 write_new(struct registry *r, struct err *e)
 {
-	AUTO(close) int fd = openat(r->d->state.fd, NEW_NAME,
-				    O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-				    0600);
+	AUTO(close)
+	int fd = openat(r->d->state.fd, REGISTRY_NEW,
+			O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	const char *p = r->text.text;
 	size_t left = r->text.len;
 
@@ -184,10 +180,13 @@ publish(struct registry *r, struct err *e)
 	int dir = r->d->state.fd;
 
 	PARK("registry.publish");
-	if (renameat(dir, NEW_NAME, dir, FILE_NAME) < 0 || fsync(dir) < 0)
+	if (renameat(dir, REGISTRY_NEW, dir, REGISTRY_FILE) < 0 ||
+	    fsync(dir) < 0)
 		return err_set(e, ERR_GENERIC, errno,
 			       "cannot replace the registry in '%s'",
 			       r->d->state.path);
+	(void)unlinkat(dir, REGISTRY_STAGED, 0); /* it is counted in now */
+	PARK("registry.published");
 	return true;
 }
 
@@ -224,6 +223,8 @@ done(struct work *w)
 	r->busy = false;
 	if (r->kind != PUBLISH)
 		json_out_destroy(&r->text);
+	if (r->kind != STAGE && !err_is_set(&e))
+		epochs_forget(r->mark);
 	for (; op; op = next) {
 		next = op->next;
 		op->done(op->opaque, err_is_set(&e) ? &e : NULL);
@@ -254,8 +255,7 @@ take_batch(struct registry *r)
 	while (*p) {
 		struct op *op = *p;
 
-		if (op->kind != r->kind ||
-		    (r->kind != SAVE && r->batch)) {
+		if (op->kind != r->kind || (r->kind != SAVE && r->batch)) {
 			p = &op->next;
 			continue;
 		}
@@ -362,61 +362,4 @@ registry_free(struct registry *r)
 	}
 	loop_cancel(&r->d->loop, &r->pump_task);
 	free(r);
-}
-
-/* --- reading ---------------------------------------------------------------------- */
-
-static bool
-read_text(int fd, char **out, size_t *len, struct err *e)
-{
-	struct stat st;
-	char *p;
-	size_t got = 0;
-
-	if (fstat(fd, &st) < 0)
-		return err_set(e, ERR_GENERIC, errno, "cannot look at it");
-	if ((uint64_t)st.st_size > MAX_TEXT)
-		return err_set(e, ERR_GENERIC, EFBIG, "cannot read it");
-	p = *out = xzalloc((size_t)st.st_size + 1);
-	while (got < (size_t)st.st_size) {
-		ssize_t n = read(fd, p + got, (size_t)st.st_size - got);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return err_set(e, ERR_GENERIC, n ? errno : EIO,
-				       "cannot read it");
-		got += (size_t)n;
-	}
-	*len = got;
-	return true;
-}
-
-bool
-registry_load(struct daemon *d, struct registry_doc **out, struct err *e)
-{
-	AUTO(close) int fd = openat(d->state.fd, FILE_NAME,
-				    O_RDONLY | O_CLOEXEC);
-	AUTO(json_free) struct json *j = NULL;
-	AUTO(free) char *text = NULL;
-	size_t len = 0;
-
-	*out = NULL;
-	(void)unlinkat(d->state.fd, NEW_NAME, 0); /* of an unfinished change */
-	if (fd < 0 && errno == ENOENT)
-		return true;
-	if (fd < 0)
-		return err_set(e, ERR_GENERIC, errno,
-			       "cannot open the registry '%s/" FILE_NAME "'",
-			       d->state.path);
-	if (!read_text(fd, &text, &len, e) || !json_parse(text, len, &j, e) ||
-	    !registry_doc_decode(j, NULL, out, e))
-		return err_prefix(e, "the registry '%s/" FILE_NAME "': ",
-				  d->state.path);
-	if ((*out)->version == VERSION)
-		return true;
-	return err_set(e, ERR_GENERIC, 0,
-		       "the registry '%s/" FILE_NAME
-		       "' has version %u, and we know %d",
-		       d->state.path, (*out)->version, VERSION);
 }

@@ -7,7 +7,8 @@
  * A transaction stages the state that it leads to before its cut and publishes
  * it after that, so that everything that can fail fails before the cut.
  * 1. What is published never promises less than what is true: an older
- *    registry makes bitmaps report more, never less (see core.c's recovery).
+ *    registry makes bitmaps report more, never less (see recover.h).  The
+ *    files of epochs that it names stay until a later one is published.
  * 2. Between registry_hold and registry_release the state in memory is that
  *    of a transaction that may still fail: nobody else's save is written.
  */
@@ -25,8 +26,8 @@ typedef void registry_done(void *opaque, const struct err *e);
 /* Read the file, if there is one.  *doc is NULL when there is none.  At start;
  * blocks.
  */
-bool registry_load(struct daemon *d, struct registry_doc **out,
-		   struct err *e) MUST_CHECK;
+bool registry_load(struct daemon *d, struct registry_doc **out, struct err *e)
+	MUST_CHECK;
 
 struct registry *registry_new(struct daemon *d);
 void registry_free(struct registry *r);

@@ -28,7 +28,10 @@
 
 #define SUPERVISOR_GOOD_LIFE 10.0 /* seconds */
 #define SUPERVISOR_MAX_QUICK 5 /* deaths */
-#define SUPERVISOR_TERM_WAIT 10.0 /* seconds from SIGTERM to SIGKILL */
+/* Seconds from SIGTERM to SIGKILL.  Short: nbdkit may wait for guests that
+ * say nothing, and what it has acknowledged is in the kernel already.
+ */
+#define SUPERVISOR_TERM_WAIT 1.0
 
 struct supervisor;
 

@@ -59,8 +59,7 @@ wanted(const struct graph *g, const char *name)
 	uint64_t id;
 	int used = 0;
 
-	if (sscanf(name, "epoch-%" SCNu64 "%n", &id, &used) == 1 &&
-	    !name[used])
+	if (sscanf(name, "epoch-%" SCNu64 "%n", &id, &used) == 1 && !name[used])
 		return in_memory(g, id) != NULL;
 	return false;
 }

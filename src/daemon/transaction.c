@@ -9,6 +9,8 @@
 #include "base/park.h"
 #include "daemon/daemon.h"
 #include "daemon/images.h"
+#include "daemon/merge.h"
+#include "daemon/pending.h"
 #include "daemon/plane.h"
 #include "daemon/registry.h"
 
@@ -39,7 +41,7 @@ struct transaction {
 	void *opaque;
 	struct task settled; /* the data plane is up, or will not be */
 	struct work work;
-	unsigned asked;	 /* answers of the data plane that are awaited */
+	unsigned asked; /* answers of the data plane that are awaited */
 	bool committing; /* the order to cut was given */
 	struct err e;
 };
@@ -123,8 +125,7 @@ transaction_cut(struct transaction *t, struct node *n)
 }
 
 void
-transaction_add_view(struct transaction *t, struct node *n,
-		     struct view_file *v)
+transaction_add_view(struct transaction *t, struct node *n, struct view_file *v)
 {
 	struct node_cut *c = transaction_cut(t, n);
 	struct new_view *nv = xzalloc(sizeof *nv);
@@ -175,6 +176,8 @@ finish(struct transaction *t, const struct err *e)
 	}
 	free_views(t);
 	transaction_action_list_clear(&t->actions);
+	merge_look(t->d->merge);
+	pending_end(t->d);
 	t->done(t->opaque, e);
 	free(t);
 }
@@ -185,6 +188,7 @@ fail(struct transaction *t)
 	struct err e = t->e;
 
 	undo_abort(&t->undo);
+	registry_release(t->d->registry);
 	finish(t, &e);
 }
 
@@ -198,6 +202,31 @@ assume_cut(struct transaction *t)
 				epoch_set_add(&b->set, c->epoch);
 }
 
+static void
+assumption_saved(void *opaque, const struct err *e)
+{
+	struct transaction *t = opaque;
+	struct err why = t->e;
+
+	if (e)
+		log_error("%s", e->msg);
+	finish(t, &why);
+}
+
+/* The order to cut got no answer, or a refusal. */
+static void
+not_committed(struct transaction *t)
+{
+	if (plane_is_up(t->d->plane)) {
+		fail(t);
+		return;
+	}
+	undo_abort(&t->undo);
+	assume_cut(t);
+	registry_release(t->d->registry);
+	registry_save(t->d->registry, assumption_saved, t);
+}
+
 /* --- step 4: publish -------------------------------------------------------------- */
 
 static void
@@ -208,6 +237,9 @@ set_epoch(struct node_cut *c)
 	if (n->epoch)
 		epoch_file_unref(n->epoch);
 	n->epoch = node_records(n) ? epoch_file_ref(c->epoch) : NULL;
+	/* what a job of ours writes passes no gate */
+	if (n->epoch && n->target_of)
+		epoch_set(n->epoch->map, 0, n->size);
 }
 
 static void
@@ -218,6 +250,7 @@ published(void *opaque, const struct err *e)
 	/* The cut cannot be taken back.  An older registry over-reports. */
 	if (e)
 		log_error("%s", e->msg);
+	PARK("transaction.published");
 	registry_release(t->d->registry);
 	undo_commit(&t->undo);
 	finish(t, NULL);
@@ -241,10 +274,9 @@ struct asked {
 };
 
 static struct asked *
-ask_new(struct transaction *t, void (*done)(struct plane_request *,
-					    const struct json *,
-					    struct link_msg *,
-					    const struct err *))
+ask_new(struct transaction *t,
+	void (*done)(struct plane_request *, const struct json *,
+		     struct link_msg *, const struct err *))
 {
 	struct asked *a = xzalloc(sizeof *a);
 
@@ -276,7 +308,6 @@ on_aborted(struct plane_request *r, const struct json *ret,
 	(void)ret;
 	(void)msg;
 	(void)e;
-	registry_release(t->d->registry);
 	fail(t);
 }
 
@@ -290,13 +321,7 @@ on_committed(struct plane_request *r, const struct json *ret,
 
 	(void)msg;
 	if (e) {
-		struct err why = t->e;
-
-		registry_release(t->d->registry);
-		undo_abort(&t->undo);
-		if (!plane_is_up(t->d->plane))
-			assume_cut(t);
-		finish(t, &why);
+		not_committed(t);
 		return;
 	}
 	PARK("transaction.cut");
@@ -379,23 +404,33 @@ ask_prepare(struct transaction *t, struct node_cut *c)
 	return true;
 }
 
-/* Nodes that the data plane does not have are nobody's to write to: their
- * part takes effect by itself.
+/* A node without an export is nobody's to write to: its part takes effect by
+ * itself.  One with an export that the data plane does not have (any more, or
+ * yet) cannot be cut: it may be on its way there with its old epoch.
  */
+static bool
+ask_node(struct transaction *t, struct node_cut *c)
+{
+	if (c->node->exports == 0)
+		return true;
+	if (!c->node->in_plane || !plane_is_up(t->d->plane))
+		return err_set(&t->e, ERR_GENERIC, 0,
+			       "the data plane (nbdkit) does not run");
+	return ask_prepare(t, c);
+}
+
 static void
 ask_plane(struct transaction *t)
 {
 	for (struct node_cut *c = t->cuts; c; c = c->next)
-		if (c->node->in_plane && !ask_prepare(t, c))
+		if (!ask_node(t, c))
 			break;
 	if (t->asked)
 		return;
-	if (err_is_set(&t->e)) {
-		registry_release(t->d->registry);
+	if (err_is_set(&t->e))
 		fail(t);
-		return;
-	}
-	cut_done(t);
+	else
+		cut_done(t);
 }
 
 /* --- step 2: files --------------------------------------------------------------------- */
@@ -403,6 +438,7 @@ ask_plane(struct transaction *t)
 static bool
 make_files(struct transaction *t)
 {
+	PARK("transaction.making");
 	for (struct node_cut *c = t->cuts; c; c = c->next)
 		if (node_records(c->node) && !epoch_file_make(c->epoch, &t->e))
 			return false;
@@ -426,7 +462,6 @@ staged(void *opaque, const struct err *e)
 
 	if (e) {
 		(void)err_move(&t->e, e);
-		registry_release(t->d->registry);
 		fail(t);
 		return;
 	}
@@ -443,7 +478,7 @@ made(struct work *w)
 		fail(t);
 		return;
 	}
-	registry_hold(t->d->registry);
+	PARK("transaction.made");
 	registry_stage(t->d->registry, staged, t);
 }
 
@@ -489,8 +524,7 @@ prepare(struct transaction *t, const struct transaction_action *a)
 		return action_bitmap_merge(
 			t, a->u.block_dirty_bitmap_merge->data, e);
 	case TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP:
-		return action_blockdev_backup(t, a->u.blockdev_backup->data,
-					      e);
+		return action_blockdev_backup(t, a->u.blockdev_backup->data, e);
 	case TRANSACTION_ACTION_KIND_N: break;
 	}
 	return err_set(e, ERR_GENERIC, 0, "unknown action");
@@ -518,6 +552,7 @@ begin(struct task *task)
 {
 	struct transaction *t = container_of(task, struct transaction, settled);
 
+	registry_hold(t->d->registry);
 	if (!check_grouped(t)) {
 		fail(t);
 		return;
@@ -531,6 +566,7 @@ begin(struct task *task)
 		}
 	if (!t->cuts) { /* nothing to do */
 		undo_commit(&t->undo);
+		registry_release(t->d->registry);
 		finish(t, NULL);
 		return;
 	}
@@ -551,5 +587,6 @@ transaction_run(struct daemon *d, struct transaction_action_list *actions,
 	t->done = done;
 	t->opaque = opaque;
 	t->settled.fn = begin;
+	pending_begin(d);
 	plane_when_settled(d->plane, &t->settled);
 }

@@ -6,6 +6,7 @@
  * Steps, in this order (each rule has a test of its name):
  * 1. Every action is prepared in memory, in order, and sees what the ones
  *    before it did.  The first failure undoes them all, in reverse.
+ *    Nobody else's registry is written from here to the end (registry_hold).
  * 2. Files are made (epochs, states, stores), readers are opened, and the
  *    registry that the transaction leads to is staged.  A failure undoes all.
  * 3. The data plane prepares each node's part, then cuts all of them at one
@@ -13,7 +14,8 @@
  * 4. The registry is published.  Jobs start, in reverse order.
  * 5. When the data plane dies between the order to cut and the answer, nobody
  *    knows whether it cut: the transaction fails, and the epoch that it would
- *    have opened belongs to every bitmap that records.
+ *    have opened belongs to every bitmap that records.  The registry says so
+ *    before the failure is told.
  *
  * In memory, a node that takes part has two epochs: the one that the cut
  * closes (node->epoch) and the one that it opens (cut->epoch).  Sets name both
@@ -83,8 +85,8 @@ bool action_blockdev_backup(struct transaction *t,
  * @e NULL: it took effect.
  */
 void transaction_run(struct daemon *d, struct transaction_action_list *actions,
-		     bool grouped, void (*done)(void *opaque,
-						const struct err *e),
+		     bool grouped,
+		     void (*done)(void *opaque, const struct err *e),
 		     void *opaque);
 
 #endif

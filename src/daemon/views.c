@@ -28,10 +28,9 @@ void
 view_file_free(struct view_file *v)
 {
 	view_file_detach(v);
-	if (v->states) {
+	if (v->states)
 		view_unref(v->states);
-		(void)unlink(v->states_path);
-	}
+	(void)unlink(v->states_path); /* perhaps half made */
 	if (v->store >= 0) {
 		(void)close(v->store);
 		(void)unlink(v->store_path);
@@ -88,11 +87,9 @@ view_file_detach(struct view_file *v)
 }
 
 static void
-add_mask(struct link_view *l, const struct epoch_file *f, int *fds,
-	 unsigned *n)
+add_mask(struct link_view *l, const struct epoch_file *f, int *fds, unsigned *n)
 {
-	l->masks.v = xrealloc(l->masks.v, l->masks.n + 1,
-			      sizeof l->masks.v[0]);
+	l->masks.v = xrealloc(l->masks.v, l->masks.n + 1, sizeof l->masks.v[0]);
 	l->masks.v[l->masks.n++] = *n;
 	fds[(*n)++] = epoch_fd(f->map);
 }
@@ -120,9 +117,11 @@ view_file_describe(const struct view_file *v, bool at_cut,
 static bool
 make_states(struct view_file *v, struct err *e)
 {
-	AUTO(close) int fd = open(v->states_path,
-				  O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	AUTO(close) int fd = -1;
 
+	/* never truncate a file: somebody may have it mapped */
+	(void)unlink(v->states_path);
+	fd = open(v->states_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_set(e, ERR_GENERIC, errno, "cannot make '%s'",
 			       v->states_path);
@@ -149,7 +148,8 @@ view_file_make(struct view_file *v, struct err *e)
 {
 	if (!make_states(v, e))
 		return false;
-	v->store = open(v->store_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC,
+	(void)unlink(v->store_path);
+	v->store = open(v->store_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC,
 			0600);
 	if (v->store < 0 || ftruncate(v->store, (off_t)v->size) < 0)
 		return err_set(e, ERR_GENERIC, errno, "cannot make '%s'",
@@ -166,6 +166,7 @@ view_file_ready(struct view_file *v, struct block *image)
 		v->masks[n++] = v->mask->map;
 	if (v->open)
 		v->masks[n++] = v->open->map;
+	v->begun = true;
 	v->image = image;
 	v->reader = (struct view_reader){
 		.image = image,

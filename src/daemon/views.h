@@ -18,20 +18,21 @@ struct view_file {
 	uint64_t id;
 	uint64_t size, unit;
 	char *states_path, *store_path; /* owned */
-	struct view *states;		/* owned; NULL until made */
-	int store;			/* owned */
+	struct view *states; /* owned; NULL until made */
+	int store; /* owned */
 	/* What is copied: epochs that are closed after the cut.  Empty with
 	 * @limited: nothing at all.
 	 */
 	bool limited;
-	struct epoch_set closed;  /* closed before the cut */
-	struct epoch_file *open;  /* the one that the cut closes, or NULL */
-	struct epoch_file *mask;  /* union of @closed; owned; NULL: empty */
-	struct node *node;	  /* borrowed; in whose list it is, or NULL */
-	struct view_file *next;	  /* in node->views */
+	struct epoch_set closed; /* closed before the cut */
+	struct epoch_file *open; /* the one that the cut closes, or NULL */
+	struct epoch_file *mask; /* union of @closed; owned; NULL: empty */
+	struct node *node; /* borrowed; in whose list it is, or NULL */
+	bool begun; /* its cut took place */
+	struct view_file *next; /* in node->views */
 	/* For the reader, made by view_file_ready. */
 	struct epoch *masks[2]; /* borrowed from @mask and @open */
-	struct block *image;	/* owned: our own read-only open */
+	struct block *image; /* owned: our own read-only open */
 	struct view_reader reader;
 };
 

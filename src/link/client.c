@@ -212,6 +212,12 @@ link_client_new(const struct link_client_options *o)
 	return c;
 }
 
+bool
+link_client_alive(const struct link_client *c)
+{
+	return !c->closed;
+}
+
 void
 link_client_free(struct link_client *c)
 {

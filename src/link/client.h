@@ -39,6 +39,11 @@ struct link_client_options {
 
 struct link_client *link_client_new(const struct link_client_options *o);
 
+/* False from the moment at which the connection is of no use any more: also
+ * while the requests that waited are being answered.
+ */
+bool link_client_alive(const struct link_client *c);
+
 /* Requests that wait are answered with an error first. */
 void link_client_free(struct link_client *c);
 DEFINE_CLEANUP(struct link_client, link_client_free);

@@ -33,6 +33,7 @@ REASONS = {
 def pytest_configure(config):
     config.addinivalue_line(
         "markers", "needs(feature): skip where the server lacks a feature")
+    config.addinivalue_line("markers", "size(bytes): of the fixture place")
     # A test run that is ended from outside cleans up all the same.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if PEER not in SERVERS:

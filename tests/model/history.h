@@ -69,7 +69,9 @@ void gaps_clear(struct gaps *g);
 
 /* Judge sectors [@first, @first + @n), whose content is @data.  Adds to @g;
  * false, with the reason in @text, when they cannot be right at any time from
- * g->from to g->to.  @whole: apply the second rule too.
+ * g->from to g->to.  @whole: it is a cut, so the second rule applies;
+ * otherwise it is what a guest read, and a sector may be torn while it was
+ * being written.
  */
 bool history_check(const struct history *h, const uint8_t *data, uint64_t first,
 		   uint64_t n, bool whole, struct gaps *g,

@@ -166,6 +166,10 @@ class Stillpoint(Daemon):
             argv += ["--allow", a]
         if self.shm:
             argv += ["--shm", self.shm]
+        if os.environ.get("STILLPOINT_NBDKIT"):     # tests/sanitize
+            argv += ["--nbdkit", os.environ["STILLPOINT_NBDKIT"]]
+        if os.environ.get("STILLPOINT_PLUGIN"):     # of another build
+            argv += ["--plugin", os.environ["STILLPOINT_PLUGIN"]]
         return argv + self.extra
 
     def cleanup(self):
