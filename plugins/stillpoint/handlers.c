@@ -453,6 +453,14 @@ link_export_del(struct link_call *call, const struct link_export_del_args *arg,
 	return true;
 }
 
+bool
+link_exports_complete(struct link_call *call, struct err *e)
+{
+	(void)e;
+	table_complete(server_table(call->server));
+	return true;
+}
+
 /* --- cuts ---------------------------------------------------------------------- */
 
 static bool

@@ -120,6 +120,7 @@ plugin_cleanup(void)
 {
 	struct node *n;
 
+	table_complete(&plugin.table);
 	if (plugin.server)
 		server_stop(plugin.server);
 	plugin.server = NULL;
@@ -144,6 +145,7 @@ plugin_list_exports(int read_only, int is_tls, struct nbdkit_exports *exports)
 {
 	(void)read_only;
 	(void)is_tls;
+	table_wait_complete(&plugin.table);
 	return table_each_export(&plugin.table, list_one, exports) ? 0 : -1;
 }
 

@@ -9,6 +9,7 @@ void
 table_init(struct table *t)
 {
 	mtx_init(&t->lock, LOCK_DEVICES);
+	cond_init(&t->changed);
 }
 
 struct node *
@@ -98,6 +99,7 @@ table_add_export(struct table *t, const char *name, const char *description,
 	mtx_lock(&t->lock);
 	x->next = t->exports;
 	t->exports = x;
+	(void)pthread_cond_broadcast(&t->changed);
 	mtx_unlock(&t->lock);
 	return true;
 }
@@ -133,14 +135,36 @@ table_remove_export(struct table *t, struct export *x, unsigned ms)
 struct export *
 table_connect(struct table *t, const char *name)
 {
+	bool in_time = true;
 	struct export *x;
 
 	mtx_lock(&t->lock);
-	x = table_export(t, name);
+	while (!(x = table_export(t, name)) && !t->complete && in_time)
+		in_time = mtx_wait_ms(&t->lock, &t->changed, TABLE_WAIT_MS);
 	if (x)
 		atomic_fetch_add(&x->refs, 1);
 	mtx_unlock(&t->lock);
 	return x;
+}
+
+void
+table_wait_complete(struct table *t)
+{
+	bool in_time = true;
+
+	mtx_lock(&t->lock);
+	while (!t->complete && in_time)
+		in_time = mtx_wait_ms(&t->lock, &t->changed, TABLE_WAIT_MS);
+	mtx_unlock(&t->lock);
+}
+
+void
+table_complete(struct table *t)
+{
+	mtx_lock(&t->lock);
+	t->complete = true;
+	(void)pthread_cond_broadcast(&t->changed);
+	mtx_unlock(&t->lock);
 }
 
 bool

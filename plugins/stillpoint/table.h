@@ -24,12 +24,20 @@ struct export
 };
 
 struct table {
-	struct mtx lock; /* LOCK_DEVICES: the two lists' links */
+	struct mtx lock; /* LOCK_DEVICES: the two lists' links, @complete */
+	pthread_cond_t changed;
+	bool complete; /* stillpointd has put everything in */
 	struct node *nodes;
 	struct export *exports;
 };
 
 void table_init(struct table *t);
+
+/* Link thread.  Everything that guests had before this data plane was started
+ * is there again: who asks for another export is told at once that there is
+ * none.
+ */
+void table_complete(struct table *t);
 
 /* --- link thread ------------------------------------------------------------ */
 
@@ -51,8 +59,15 @@ bool table_remove_export(struct table *t, struct export *x, unsigned ms);
 
 /* --- any thread ------------------------------------------------------------- */
 
-/* A reference, or NULL. */
+/* A reference, or NULL.  A guest whose data plane died connects again before
+ * stillpointd has brought its export back: until the table is complete this
+ * waits for it, for at most TABLE_WAIT_MS.
+ */
+#define TABLE_WAIT_MS 10000
 struct export *table_connect(struct table *t, const char *name);
+
+/* Wait likewise until the table is complete. */
+void table_wait_complete(struct table *t);
 void export_unref(struct export *x);
 
 /* Call @each for every export under the table's lock; stops when it returns

@@ -191,13 +191,20 @@ keep_missing(struct backup *b)
 }
 
 static void
+bitmap_idle(struct bitmap *bm)
+{
+	bm->job = NULL;
+	bm->taken = NULL;
+}
+
+static void
 settle_bitmap(struct backup *b, bool success)
 {
 	if (success && b->mode != BITMAP_SYNC_MODE_NEVER)
 		epoch_set_subtract(&b->bitmap->set, &b->taken);
 	else if (!success && b->mode == BITMAP_SYNC_MODE_ALWAYS)
 		keep_missing(b);
-	b->bitmap->job = NULL;
+	bitmap_idle(b->bitmap);
 	b->bitmap = NULL;
 }
 
@@ -256,7 +263,7 @@ backup_free(struct job *j)
 	struct backup *b = to_backup(j);
 
 	if (b->bitmap)
-		b->bitmap->job = NULL;
+		bitmap_idle(b->bitmap);
 	if (b->target)
 		b->target->target_of = NULL;
 	if (b->stream)
@@ -562,8 +569,10 @@ create(struct transaction *t, struct plan *p, struct err *e)
 	b->target = p->target;
 	b->target->target_of = &b->job;
 	b->bitmap = p->bitmap;
-	if (b->bitmap)
+	if (b->bitmap) {
 		b->bitmap->job = &b->job;
+		b->bitmap->taken = &b->taken;
+	}
 	view_file_attach(b->view, p->source);
 	transaction_add_view(t, p->source, b->view);
 	return true;

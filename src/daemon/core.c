@@ -5,6 +5,7 @@
 #include "daemon/daemon.h"
 #include "daemon/graph.h"
 #include "daemon/job.h"
+#include "daemon/lost.h"
 #include "daemon/merge.h"
 #include "daemon/pending.h"
 #include "daemon/plane.h"
@@ -17,6 +18,7 @@ core_init(struct daemon *d, struct err *e)
 	struct registry_doc *doc;
 
 	d->graph = graph_new(d);
+	d->lost = lost_new();
 	d->jobs = jobs_new();
 	d->registry = registry_new(d);
 	if (!registry_load(d, &doc, e))
@@ -114,6 +116,8 @@ core_free(struct daemon *d)
 		registry_free(d->registry);
 	if (d->graph)
 		graph_free(d->graph);
+	if (d->lost)
+		lost_free(d->lost);
 	/* goes when no epoch is left in it */
 	if (d->cfg.shm)
 		(void)rmdir(d->cfg.shm);

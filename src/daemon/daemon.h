@@ -39,6 +39,7 @@ struct daemon {
 	struct graph *graph;
 	struct jobs *jobs;
 	struct plane *plane;
+	struct lost *lost;
 	struct recovery *recovery;
 	struct merge *merge;
 	struct pending pending;

@@ -237,7 +237,21 @@ bitmap_set_inconsistent(struct bitmap *b, const char *why)
 uint64_t
 bitmap_count(const struct bitmap *b)
 {
-	return epoch_set_count(&b->set, b->node->size, b->granularity);
+	return epoch_set_count(b->taken ? b->taken : &b->set, b->node->size,
+			       b->granularity);
+}
+
+uint64_t
+bitmap_successor_count(const struct bitmap *b)
+{
+	struct epoch_set since = { 0 };
+	uint64_t n;
+
+	epoch_set_copy(&since, &b->set);
+	epoch_set_subtract(&since, b->taken);
+	n = epoch_set_count(&since, b->node->size, b->granularity);
+	epoch_set_clear(&since);
+	return n;
 }
 
 bool

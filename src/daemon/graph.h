@@ -35,6 +35,8 @@ struct bitmap {
 	bool persistent;
 	bool enabled;
 	struct job *job; /* busy: borrowed; NULL: not */
+	/* busy: what the job took; borrowed from it */
+	const struct epoch_set *taken;
 	bool removing; /* a transaction is about to remove it */
 	char *inconsistent; /* owned reason, or NULL */
 	struct epoch_set set;
@@ -140,7 +142,12 @@ void bitmap_free(struct bitmap *b);
 /* It says so from now on, and holds nothing. */
 void bitmap_set_inconsistent(struct bitmap *b, const char *why);
 
+/* How many bytes are dirty.  Of a busy bitmap: what its job took; what was
+ * written since its cut is the successor's (QEMU shows that as a bitmap
+ * without a name).
+ */
 uint64_t bitmap_count(const struct bitmap *b);
+uint64_t bitmap_successor_count(const struct bitmap *b);
 
 /* Does @n have a bitmap that records? */
 bool node_records(const struct node *n);

@@ -30,14 +30,31 @@ describe_bitmap(const struct bitmap *b)
 	return i;
 }
 
+/* What is written while a job has the bitmap. */
+static struct block_dirty_info *
+describe_successor(const struct bitmap *b)
+{
+	struct block_dirty_info *i = xzalloc(sizeof *i);
+
+	i->count = (int64_t)bitmap_successor_count(b);
+	i->granularity = (uint32_t)b->granularity;
+	i->recording = b->enabled;
+	return i;
+}
+
 static bool
 describe_bitmaps(const struct node *n, struct block_device_info *i)
 {
 	i->has_dirty_bitmaps = n->bitmaps != NULL;
-	for (const struct bitmap *b = n->bitmaps; b; b = b->next)
+	for (const struct bitmap *b = n->bitmaps; b; b = b->next) {
+		if (b->taken &&
+		    !block_dirty_info_list_append(&i->dirty_bitmaps,
+						  describe_successor(b)))
+			return false;
 		if (!block_dirty_info_list_append(&i->dirty_bitmaps,
 						  describe_bitmap(b)))
 			return false;
+	}
 	return true;
 }
 

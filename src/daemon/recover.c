@@ -31,6 +31,7 @@
 #include "daemon/graph.h"
 #include "daemon/identity.h"
 #include "daemon/job.h"
+#include "daemon/lost.h"
 #include "daemon/nodes.h"
 #include "daemon/pending.h"
 #include "daemon/plane-node.h"
@@ -243,13 +244,13 @@ find_kept(const struct recovery *r, const char *name)
 static void restore_exports(struct recovery *r);
 
 static void
-node_lost(const struct registry_node *n, const struct err *e)
+node_lost(struct recovery *r, const struct registry_node *n,
+	  const struct err *e)
 {
-	log_error("node '%s' is not brought back: %s", n->options->node_name,
-		  e->msg);
-	if (n->bitmaps.n)
-		log_error("node '%s': its %zu bitmaps are lost with it",
-			  n->options->node_name, n->bitmaps.n);
+	log_error("node '%s' with its %zu bitmaps is kept for the next start: "
+		  "%s",
+		  n->options->node_name, n->bitmaps.n, e->msg);
+	lost_add_node(r->d->lost, n);
 }
 
 static const char lost[] = "its record of changes was lost with the host's "
@@ -322,7 +323,7 @@ node_opened(struct work *w)
 
 	pending_end(r->d);
 	if (err_is_set(&r->e)) {
-		node_lost(from, &r->e);
+		node_lost(r, from, &r->e);
 		node_add_clear(&r->add);
 	} else {
 		node_restored(r, node_add_finish(&r->add), from);
@@ -354,7 +355,7 @@ open_next_node(struct recovery *r)
 		from = r->doc->nodes.v[r->at];
 		r->add = (struct node_add){ 0 };
 		if (!node_add_plan(&r->add, r->d, from->options, &r->e)) {
-			node_lost(from, &r->e);
+			node_lost(r, from, &r->e);
 			err_clear(&r->e);
 			node_add_clear(&r->add);
 			r->at++;
@@ -399,6 +400,11 @@ restore_exports(struct recovery *r)
 		struct block_export_options *o =
 			block_export_options_clone(r->doc->exports.v[i]);
 
+		if (lost_has_node(r->d->lost, o->node_name)) {
+			lost_add_export(r->d->lost, o);
+			block_export_options_free(o);
+			continue;
+		}
 		if (export_new(r->d, o, &x, &e)) {
 			graph_add_export(r->d->graph, x);
 			continue;
@@ -587,7 +593,7 @@ wants_export(const struct recovery *r, const struct link_export_info *i)
 		if (strcmp(x->name, i->name) == 0)
 			return strcmp(x->node->name, i->node) == 0 &&
 			       !x->node->restart;
-	return false;
+	return lost_has_export(r->d->lost, i->name);
 }
 
 /* Exports and nodes that the registry does not know, and nodes that must be
@@ -610,6 +616,8 @@ close_unknown(struct recovery *r)
 		close_views(r, i);
 		if (n && n->exports && !n->restart)
 			continue;
+		if (!n && lost_has_node(r->d->lost, i->node))
+			continue; /* its guests go on */
 		plane_close_node(r->d->plane, i->node, &ask_new(r, true)->r);
 		if (n)
 			n->in_plane = false;
@@ -817,10 +825,35 @@ add_option_nodes(struct recovery *r)
 }
 
 static void
+on_told(struct plane_request *pr, const struct json *ret, struct link_msg *msg,
+	const struct err *e)
+{
+	(void)ret;
+	(void)msg;
+	if (e)
+		log_warn("recovery: %s", e->msg);
+	free(pr);
+}
+
+/* Guests that ask for an export which is not there need not wait any more. */
+static void
+tell_complete(struct recovery *r)
+{
+	struct plane_request *pr = xzalloc(sizeof *pr);
+	struct json_out o;
+
+	pr->done = on_told;
+	plane_begin(&o);
+	link_put_exports_complete(&o);
+	plane_ask(r->d->plane, pr, &o, NULL, 0);
+}
+
+static void
 add_options(struct recovery *r)
 {
 	PARK("recover.restored");
 	plane_restored(r->d->plane);
+	tell_complete(r);
 	if (r->options_begun) {
 		log_info("the data plane is back");
 		return;

@@ -14,6 +14,7 @@
 #include "daemon/graph.h"
 #include "daemon/identity.h"
 #include "daemon/job.h"
+#include "daemon/lost.h"
 #include "daemon/registry-files.h"
 #include "json/json.h"
 #include "json/out.h"
@@ -132,6 +133,7 @@ encode(struct registry *r)
 	doc->boot_id = boot_id();
 	describe_nodes(r->d->graph->nodes, &doc->nodes);
 	describe_exports(r->d->graph->exports, &doc->exports);
+	lost_describe(r->d->lost, r->d->graph, doc);
 	describe_jobs(jobs_first(r->d->jobs), &doc->jobs);
 	r->mark = epochs_mark();
 	json_out_init(&r->text, REGISTRY_MAX_TEXT);

@@ -11,6 +11,7 @@
 
 #include "daemon/daemon.h"
 #include "daemon/graph.h"
+#include "daemon/lost.h"
 
 static struct epoch_file *
 in_set(const struct epoch_set *s, uint64_t id)
@@ -60,7 +61,8 @@ wanted(const struct graph *g, const char *name)
 	int used = 0;
 
 	if (sscanf(name, "epoch-%" SCNu64 "%n", &id, &used) == 1 && !name[used])
-		return in_memory(g, id) != NULL;
+		return in_memory(g, id) != NULL ||
+		       lost_has_epoch(g->d->lost, id);
 	return false;
 }
 

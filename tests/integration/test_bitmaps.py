@@ -243,6 +243,17 @@ def busy(q, disk, backup_node):
 BUSY = "Bitmap 'b' is currently in use by another operation and cannot be used"
 
 
+def test_busy_bitmap_has_a_nameless_successor(q, busy, disk):
+    disk.pwrite(b"y", 0)
+    node, = [n for n in q.cmd("query-named-block-nodes")
+             if n["node-name"] == "disk0"]
+    new, old = [b for b in node["dirty-bitmaps"]
+                if b.get("name", "b") == "b"]
+    assert "name" not in new and not new["busy"] and new["recording"]
+    assert new["count"] == K
+    assert old["busy"] and old["count"] == 8 << 20
+
+
 @pytest.mark.parametrize("command", ["remove", "clear", "enable", "disable"])
 def test_busy_bitmap_refuses_changes(q, busy, command):
     e = q.error("block-dirty-bitmap-" + command, node="disk0", name="b")

@@ -268,3 +268,13 @@ def test_killed_daemon_starts_again_under_load_many_times(server, q, disks,
     load.pause()
     end = load.quit()
     assert end["errors"] == 0 and end["reconnections"] == 0
+
+
+def test_guest_that_reconnects_at_once_is_not_refused(server, disks, connect):
+    disks.add()
+    disks.add("disk1")
+    for _ in range(5):
+        old = server.kill9_nbdkit()
+        for name in ("disk1", "disk0"):
+            connect(disks.uri(name)).pwrite(b"x", 0)
+        assert server.nbdkit_pid() != old

@@ -451,3 +451,44 @@ def test_address_that_stays_in_use_is_given_up_and_named(make_server, dir):
         assert status == 1 and server.nbd_unix in text
         assert "another process" in text
         assert time.monotonic() - started < 10
+
+
+def test_node_whose_image_server_is_down_at_the_start_is_kept_with_its_bitmap(
+        server, q, dir, make_target, connect):
+    path = os.path.join(dir, "remote.img")
+    remote = make_target("remote", unix=True).file(path, size=16 * M)
+    q.cmd("blockdev-add", remote.blockdev("far"))
+    q.cmd("block-export-add", type="nbd", id="exp-far", node_name="far",
+          name="far", writable=True)
+    q.cmd("block-dirty-bitmap-add", node="far", name="b")
+    connect(server.uri("far")).pwrite(b"x", 3 * K)
+    server.stop()
+    remote.kill9()
+    server.start()
+    assert server.qmp().cmd("query-named-block-nodes") == []
+    server.stop()
+    remote.restart()
+    server.start()
+    assert server.qmp().bitmap("far", "b")["count"] == K
+    connect(server.uri("far")).pwrite(b"y", 5 * K)
+    assert server.qmp().bitmap("far", "b")["count"] == 2 * K
+
+
+def test_guests_of_a_node_that_the_new_daemon_cannot_open_go_on(
+        server, q, dir, make_target, connect):
+    path = os.path.join(dir, "remote.img")
+    remote = make_target("remote", unix=True).file(path, size=16 * M)
+    q.cmd("blockdev-add", remote.blockdev("far", **{"reconnect-delay": 60}))
+    q.cmd("block-export-add", type="nbd", id="exp-far", node_name="far",
+          name="far", writable=True)
+    q.cmd("block-dirty-bitmap-add", node="far", name="b")
+    h = connect(server.uri("far"))
+    h.pwrite(b"x", 3 * K)
+    server.kill9()
+    remote.kill9()
+    server.start()
+    remote.restart()
+    h.pwrite(b"y", 5 * K)
+    server.kill9()
+    server.start()
+    assert server.qmp().bitmap("far", "b")["count"] == 2 * K

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Nodes of the registry whose images could not be opened at the start (a
+ * server that is down, a disk that is not mounted), and their exports.  They
+ * are kept as they were, so that the next start can bring them back with their
+ * bitmaps, and a data plane that has them open goes on serving them.  A node
+ * that a client adds under the same name takes the place.  Loop only.
+ */
+#ifndef DAEMON_LOST_H
+#define DAEMON_LOST_H
+
+#include "schema/registry-types.h"
+
+struct graph;
+struct lost;
+
+struct lost *lost_new(void);
+void lost_free(struct lost *l);
+
+/* Both are copied. */
+void lost_add_node(struct lost *l, const struct registry_node *n);
+void lost_add_export(struct lost *l, const struct block_export_options *x);
+
+bool lost_has_node(const struct lost *l, const char *name);
+/* @name: what guests ask for. */
+bool lost_has_export(const struct lost *l, const char *name);
+bool lost_has_epoch(const struct lost *l, uint64_t id);
+
+/* Put what nothing in @g has replaced into the registry. */
+void lost_describe(const struct lost *l, struct graph *g,
+		   struct registry_doc *doc);
+
+#endif
