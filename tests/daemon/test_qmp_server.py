@@ -4,6 +4,8 @@ and end.  The server is the real one, in the program tests/daemon/stand-in
 (environment variable STAND_IN), whose commands take as long, and answer as
 much, as a test asks for.
 """
+import array
+import fcntl
 import json
 import os
 import select
@@ -11,6 +13,7 @@ import signal
 import socket
 import struct
 import subprocess
+import termios
 import threading
 import time
 
@@ -20,7 +23,7 @@ MIB = 1 << 20
 MAX_SESSIONS = 64
 OUT_HARD = 64 * MIB
 EVENT = 1000 * 1000     # bytes, of a large event
-STAND_IN = os.environ.get("STAND_IN", "/tmp/build-h4/tests/daemon/stand-in")
+STAND_IN = os.environ["STAND_IN"]
 SHUTTING_DOWN = "stillpointd is shutting down"
 
 
@@ -34,6 +37,12 @@ class Client:
         self.greeting = self.message()
         if negotiate:
             assert self.cmd("qmp_capabilities") == {}
+
+    def wait_read(self):
+        """Until the server has read everything that was sent."""
+        left = array.array("i", [1])
+        while left[0]:
+            fcntl.ioctl(self.sock, termios.TIOCOUTQ, left)
 
     def line(self):
         """One line with its end; b"" at the end of the stream."""
@@ -340,7 +349,7 @@ def test_rule_2_many_waiting_changes_are_all_done(server):
     time.sleep(0.05)
     for i, c in enumerate(clients[1:], 1):
         c.send("test-change", tag=str(i))
-        time.sleep(0.002)
+        c.wait_read()
     assert all(c.reply() == {"return": {}} for c in clients)
     assert clients[0].cmd("test-log") == [str(i) for i in range(50)]
 
