@@ -61,35 +61,52 @@ view_reader_pread(const struct view_reader *r, void *buf, size_t len,
 	return view_broken(r->view);
 }
 
+/* What is saved is data whatever the image says now, so only holes of the
+ * image have to be looked at granule by granule.  Looking for the end of an
+ * extent keeps guests' writes out of some file systems (tmpfs searches under
+ * the inode's lock), so it is not done for what is saved.
+ */
 int
 view_reader_extent(const struct view_reader *r, uint64_t off, uint64_t len,
 		   uint64_t *n, bool *zero)
 {
 	unsigned flags;
-	bool saved;
-	int os = block_extent(r->image, off, len, n, &flags);
+	bool saved = false;
+	int os;
 
+	*zero = false;
+	if (r->view)
+		*n = view_run(r->view, off, len, &saved);
+	if (saved)
+		return view_broken(r->view);
+	os = block_extent(r->image, off, len, n, &flags);
 	if (os)
 		return os;
-	*zero = flags & BLOCK_ZERO;
-	if (!r->view)
-		return 0;
+	if (!r->view || !(flags & BLOCK_ZERO)) {
+		*zero = flags & BLOCK_ZERO;
+		return r->view ? view_broken(r->view) : 0;
+	}
 	PARK("reader.after-extent");
 	atomic_thread_fence(memory_order_seq_cst);
 	*n = view_run(r->view, off, *n, &saved);
-	if (saved)
-		*zero = false; /* the store knows: read it */
+	*zero = !saved;
 	return view_broken(r->view);
 }
+
+/* Guests that save to the store wait while a hole is made: make it in steps. */
+#define PUNCH_STEP (4 * MiB)
 
 static void
 punch(void *opaque, uint64_t g, uint64_t end)
 {
 	const struct view_reader *r = opaque;
-	uint64_t granule = view_granule(r->view);
+	uint64_t at = g * view_granule(r->view);
+	uint64_t stop = end * view_granule(r->view);
 
-	(void)fallocate(r->store, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			(off_t)(g * granule), (off_t)((end - g) * granule));
+	for (; at < stop; at += min_u64(stop - at, PUNCH_STEP))
+		(void)fallocate(
+			r->store, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			(off_t)at, (off_t)min_u64(stop - at, PUNCH_STEP));
 }
 
 void

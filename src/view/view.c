@@ -284,34 +284,54 @@ done_chunk(struct view *v, uint64_t chunk)
 	       expected == ALL_DONE;
 }
 
+/* A run of granules that are DONE, from the first to the last that was
+ * SAVED.
+ */
+struct hole {
+	void (*make)(void *opaque, uint64_t g, uint64_t end);
+	void *opaque;
+	uint64_t start, end; /* none when equal */
+};
+
+static void
+hole_finish(struct hole *h)
+{
+	if (h->start < h->end)
+		h->make(h->opaque, h->start, h->end);
+	h->start = h->end = 0;
+}
+
+static void
+hole_add(struct hole *h, uint64_t g)
+{
+	if (h->start == h->end)
+		h->start = g;
+	h->end = g + 1;
+}
+
 void
 view_done(struct view *v, uint64_t g, uint64_t end,
 	  void (*hole)(void *opaque, uint64_t g, uint64_t end), void *opaque)
 {
 	uint64_t granules = div_up(v->size, view_granule(v));
-	uint64_t saved = 0; /* how many granules before @g were SAVED */
+	struct hole h = { .make = hole, .opaque = opaque };
 
 	end = min_u64(end, granules);
 	while (g < end) {
 		uint64_t stop = min_u64(g + CHUNK, granules);
 
 		if (g % CHUNK == 0 && stop <= end && done_chunk(v, g / CHUNK)) {
-			if (saved)
-				hole(opaque, g - saved, g);
-			saved = 0;
+			hole_finish(&h);
 			g = stop;
 			continue;
 		}
-		if (done_one(v, g)) {
-			saved++;
-		} else if (saved) {
-			hole(opaque, g - saved, g);
-			saved = 0;
-		}
+		if (done_one(v, g))
+			hole_add(&h, g);
+		else if (view_get(v, g) != VIEW_DONE)
+			hole_finish(&h); /* it is being saved */
 		g++;
 	}
-	if (saved)
-		hole(opaque, g - saved, g);
+	hole_finish(&h);
 }
 
 /* The first granule in [g, end) for which "is SAVED" is not @saved. */

@@ -84,8 +84,8 @@ bool view_move(struct view *v, uint64_t g, enum view_state from,
 	       enum view_state to, int *os);
 
 /* Granules [g, end) are DONE from now on, except those that are being saved
- * at this moment.  Calls @hole(opaque, g, end) for each run of them that was
- * SAVED.  A chunk that nobody has touched takes one step.
+ * at this moment.  Calls @hole(opaque, g, end) for runs of them (all DONE now)
+ * that contain what was SAVED.  A chunk that nobody has touched takes one step.
  */
 void view_done(struct view *v, uint64_t g, uint64_t end,
 	       void (*hole)(void *opaque, uint64_t g, uint64_t end),
