@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -22,6 +23,9 @@
  * answer within this time has lost its link.
  */
 #define SEND_SECONDS 5
+
+/* Niceness of the link's thread. */
+#define LINK_NICE (-10)
 
 struct link_events {
 	struct server *server;
@@ -353,6 +357,10 @@ serve(void *arg)
 {
 	struct server *s = arg;
 
+	/* Cuts need little time, but soon, also while guests fill the
+	 * processors.  Without the right to ask for that, as it comes.
+	 */
+	(void)setpriority(PRIO_PROCESS, (id_t)gettid(), LINK_NICE);
 	while (!atomic_load(&s->stop)) {
 		struct pollfd p[3] = {
 			{ .fd = s->wake, .events = POLLIN },

@@ -30,6 +30,7 @@ struct daemon {
 	struct qmp_server *qmp; /* owned */
 	bool core_up; /* core_init was called */
 	int exit_code;
+	int niceness; /* what the daemon was started with */
 	bool ending; /* daemon_end was called */
 	struct qmp_call *quits[QMP_MAX_SESSIONS]; /* who waits for the end */
 	size_t n_quits;

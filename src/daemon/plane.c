@@ -382,6 +382,7 @@ plane_new(struct daemon *d)
 		.nbd = c->nbd,
 		.n_nbd = c->n_nbd,
 		.threads = c->threads,
+		.niceness = d->niceness,
 	};
 
 	p->d = d;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,6 +27,7 @@ struct plan {
 	int null;
 	int why;
 	sigset_t mask;
+	int nice; /* what the program is to have */
 };
 
 /* snprintf is not async-signal-safe. */
@@ -88,6 +90,7 @@ child(struct plan *p)
 
 	put_pid(p->pid_digits, getpid());
 	(void)setsid();
+	(void)setpriority(PRIO_PROCESS, 0, p->nice);
 	child_signals(p);
 	if (child_descriptors(p))
 		(void)execve(p->program, p->argv, p->env);
@@ -177,9 +180,11 @@ run_plan(struct plan *p, struct spawned *out, struct err *e)
 
 bool
 spawn_activated(const char *program, char *const argv[], const int *fds,
-		size_t n, struct spawned *out, struct err *e)
+		size_t n, int niceness, struct spawned *out, struct err *e)
 {
-	struct plan p = { .program = program, .argv = argv, .n = n };
+	struct plan p = {
+		.program = program, .argv = argv, .n = n, .nice = niceness
+	};
 	AUTO(close) int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	AUTO(close) int why = -1, report = -1;
 	AUTO(free) int *copy = xcalloc(n, sizeof fds[0]);

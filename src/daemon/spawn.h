@@ -22,10 +22,11 @@ struct spawned {
 /* Run @program (a path) in a session of its own with the @n sockets @fds,
  * which stay the caller's.  Standard input is /dev/null, output and errors go
  * to our standard error, nothing else is inherited.  Signals are as if the
- * daemon had never touched them.  Does not wait for the exec.  Loop.
+ * daemon had never touched them, and it runs with @niceness.  Does not wait for the exec.  Loop.
  */
 bool spawn_activated(const char *program, char *const argv[], const int *fds,
-		     size_t n, struct spawned *out, struct err *e) MUST_CHECK;
+		     size_t n, int niceness, struct spawned *out, struct err *e)
+	MUST_CHECK;
 
 /* After the end of the process: the errno with which the program could not be
  * run, 0 when it was run.

@@ -20,6 +20,7 @@ static const double backoff[] = { 0, 0.1, 0.2, 0.5, 1, 2, 5 };
 enum tell { TELL_START = 1, TELL_GONE = 2, TELL_FAILURE = 4 };
 
 struct supervisor {
+	int niceness;
 	struct loop *loop; /* borrowed */
 	const struct supervisor_events *events; /* borrowed */
 	void *opaque;
@@ -232,6 +233,7 @@ supervisor_new(struct loop *l, const struct supervisor_options *o,
 	struct supervisor *s = xzalloc(sizeof *s);
 
 	s->loop = l;
+	s->niceness = o->niceness;
 	s->events = events;
 	s->opaque = opaque;
 	s->program = xstrdup(o->program);
@@ -287,7 +289,8 @@ spawn_nbdkit(struct supervisor *s, const char *path, struct err *e)
 	argv[n] = last;
 	for (size_t i = 0; i < s->listeners.n; i++)
 		fds[i] = s->listeners.v[i].fd;
-	return spawn_activated(path, argv, fds, s->listeners.n, &s->run, e);
+	return spawn_activated(path, argv, fds, s->listeners.n, s->niceness,
+			       &s->run, e);
 }
 
 void

@@ -43,6 +43,7 @@ struct supervisor_options {
 	const struct address *nbd; /* where guests connect */
 	size_t n_nbd;
 	unsigned threads; /* nbdkit --threads; 0: nbdkit's default */
+	int niceness; /* what nbdkit is to run with */
 }; /* all borrowed until supervisor_new returns */
 
 /* All called on the loop, never from inside a supervisor_ function. */

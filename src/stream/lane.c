@@ -19,12 +19,16 @@
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/bits.h"
 #include "base/log.h"
 #include "stream/stream-priv.h"
 
 #define MS_NS UINT64_C(1000000)
+
+/* A lane's niceness, where the processors are short. */
+#define LANE_NICE 5
 
 /* Between tries to connect. */
 #define RETRY_NS (250 * MS_NS)
@@ -429,6 +433,8 @@ lane_run(void *arg)
 	struct err e = ERR_INIT;
 
 	(void)pthread_setname_np(pthread_self(), "stream");
+	/* Guests, and the loop that answers clients, come first. */
+	(void)setpriority(PRIO_PROCESS, (id_t)gettid(), LANE_NICE);
 	if (loop_init_small(&l->loop)) {
 		set_live(l, true);
 		if (l->number == 0)
