@@ -122,7 +122,7 @@ write_program(struct scene *t, const char *body)
 		      "LISTEN_FDS=$LISTEN_FDS\"; echo \"$@\"; "
 		      "for i in 3 4 5 6 7 8; do [ -e /proc/$$/fd/$i ] && "
 		      "readlink /proc/$$/fd/$i; done; "
-		      "grep -E 'Sig(Ign|Blk)' /proc/$$/status; "
+		      "grep -E 'Sig(Ign|Blk)' /proc/self/status; "
 		      "cut -d' ' -f6 /proc/$$/stat; "
 		      "} > %s.new && mv %s.new %s\n%s",
 		      t->said, t->said, t->said, body);
