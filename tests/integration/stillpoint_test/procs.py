@@ -7,6 +7,7 @@ found by a mark in the environment that they inherit, never by their name.
 """
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,12 +28,36 @@ def new_mark():
     return uuid.uuid4().hex
 
 
+_reserved = []
+
+
+def _reserve(port):
+    """No other process of these tests takes this port while we live: the
+    name of an abstract socket belongs to one process at a time."""
+    s = socket.socket(socket.AF_UNIX)
+    try:
+        s.bind("\0stillpoint-test-port-%d" % port)
+    except OSError:
+        s.close()
+        return False
+    _reserved.append(s)
+    return True
+
+
 def free_port():
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A TCP port on loopback that nothing uses and no other test will.  It
+    lies below those that the kernel hands out by itself."""
+    while True:
+        port = random.randrange(10000, 32000)
+        if not _reserve(port):
+            continue
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_until(condition, what, timeout=10.0, step=0.01):
