@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The bitmap actions of transactions (graph.h has the rules of their sets,
- * DESIGN calls them "lists of epoch ranges").  The epoch that the cut opens is
- * named by sets that go on recording, and by no other.
+ * The bitmap actions of transactions (graph.h has the rules of their sets).
+ * The epoch that the cut opens is named by sets that go on recording, and by
+ * no other.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * What the greeting and query-version say: the QEMU release whose protocol
- * this is (QMP-BEHAVIOUR describes it), and who we really are.
+ * this is, and who we really are.
  */
 #ifndef DAEMON_VERSION_H
 #define DAEMON_VERSION_H

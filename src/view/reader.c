@@ -75,7 +75,8 @@ view_reader_extent(const struct view_reader *r, uint64_t off, uint64_t len,
 	int os;
 
 	*zero = false;
-	if (r->view)
+	if (r->view &&
+	    view_get(r->view, off / view_granule(r->view)) == VIEW_SAVED)
 		*n = view_run(r->view, off, len, &saved);
 	if (saved)
 		return view_broken(r->view);
