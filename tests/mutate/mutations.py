@@ -153,7 +153,7 @@ MUTATIONS = [
        '\t\t view_get(v, first) == VIEW_SAVING;')],
      'view', 'rule_3_saving_is_read_from_the_image_and_nobody_waits'),
     ('view.h rule 3, for extents', READER,
-     [('if (saved)\n\t\t*zero = false;', 'if (false)\n\t\t*zero = false;')],
+     [('*zero = !saved;', '*zero = true;')],
      'view', 'rule_3_an_extent_is_believed_only_where_nothing_was_saved'),
     ('view.h rule 4', CUT,
      [('if (!gate_wait_empty(&p->node->gate, (unsigned)left + 1))\n'
@@ -197,9 +197,8 @@ MUTATIONS = [
        '\t\tlen -= n;\n\t}\n\treturn was;')],
      'view', 'rule_6_a_reader_notices_a_break_during_its_read'),
     ('view.h rule 6, for extents', READER,
-     [('*zero = false; /* the store knows: read it */\n'
-       '\treturn view_broken(r->view);',
-       '*zero = false; /* the store knows: read it */\n\treturn 0;')],
+     [('*zero = !saved;\n\treturn view_broken(r->view);',
+       '*zero = !saved;\n\treturn 0;')],
      'view', 'rule_6_an_extent_notices_a_break_during_its_look'),
     ('on-cbw-error', CBW,
      [('if (c->policy == CBW_BREAK_GUEST_WRITE)', 'if (false)')],
@@ -326,7 +325,7 @@ MUTATIONS = [
        'if (false)')],
      'lock', 'a_second_writer_is_refused'),
     ('QEMU sees our locks', LOCK,
-     [('#define USED_BASE	100', '#define USED_BASE	110')],
+     [('#define USED_BASE       100', '#define USED_BASE       110')],
      'lock', 'qemu_is_refused_an_image_that_we_write'),
 
     # --- link.h -----------------------------------------------------------------
