@@ -32,6 +32,8 @@ MAY_USE = {
 OWNER = {
     'yajl/': {'json'},
     'libnbd.h': {'block', 'stream'},
+    'zlib.h': {'block'},
+    'zstd.h': {'block'},
     'ev.h': {'base', 'stream', 'daemon', 'link'},
     'nbdkit-plugin.h': {'plugins/stillpoint'},
 }
