@@ -255,6 +255,7 @@ def test_errors_leave_the_session_usable(server):
 
 # Rule 1
 
+@pytest.mark.rows("protocol.order")
 def test_rule_1_pipelined_requests_are_answered_in_order(server):
     c = server.client()
     n = 2000
@@ -276,6 +277,7 @@ def test_rule_1_fast_requests_wait_behind_a_slow_one(server):
     assert c.cmd("test-log") == ["a", "b"]
 
 
+@pytest.mark.rows("protocol.order-not-read")
 def test_rule_1_input_is_not_read_while_a_command_is_executed(server):
     c = server.client()
     c.send("test-slow-query", ms=1000)
@@ -366,6 +368,7 @@ def test_rule_3_a_command_outlives_its_client(server):
     assert b.cmd("test-log") == ["a", "b"]
 
 
+@pytest.mark.rows("protocol.disconnect")
 def test_rule_3_a_session_may_end_while_its_command_runs(server):
     """The event is how the server learns that the client is gone."""
     a, b, c = (server.client() for _ in range(3))
@@ -593,6 +596,7 @@ def test_rule_5_all_unfinished_input_together_is_bounded(server):
     wait_sessions(other, 2)
 
 
+@pytest.mark.rows("protocol.json-size")
 def test_rule_5_an_oversized_request_is_an_error_and_no_more(server):
     c = server.client()
     c.sock.sendall(b'{"execute": "' + b"x" * (64 * MIB + 1) + b'"}')
@@ -626,6 +630,7 @@ def test_rule_5_a_large_request_that_waits_alone_is_served(server):
 
 # Rule 6
 
+@pytest.mark.rows("protocol.several-clients", "protocol.negotiation-events")
 def test_rule_6_events_go_to_all_who_negotiated_and_nobody_else(server):
     negotiating = server.client(negotiate=False)
     a, b = server.client(), server.client()
@@ -645,6 +650,7 @@ def test_rule_6_events_go_to_all_who_negotiated_and_nobody_else(server):
     assert negotiating.message()["event"] == "TEST"
 
 
+@pytest.mark.rows("protocol.event-before-return")
 def test_rule_6_events_of_a_command_come_before_its_response(server):
     c = server.client()
     c.send("test-events", id="me", count=2)

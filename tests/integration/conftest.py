@@ -14,8 +14,10 @@ import tempfile
 
 import pytest
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "rows")]
 
+import rowtable  # noqa: E402
 from stillpoint_test import daemon, guest, target  # noqa: E402
 
 PEER = os.environ.get("STILLPOINT_PEER", "stillpoint")
@@ -34,6 +36,8 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "needs(feature): skip where the server lacks a feature")
     config.addinivalue_line("markers", "size(bytes): of the fixture place")
+    config.addinivalue_line(
+        "markers", "rows(id, ...): of tests/rows, that this test shows")
     # A test run that is ended from outside cleans up all the same.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if PEER not in SERVERS:
@@ -41,7 +45,13 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    known = set(rowtable.load_areas(daemon.REPO)[0])
     for item in items:
+        for mark in item.iter_markers("rows"):
+            unknown = set(mark.args) - known
+            if unknown:
+                raise pytest.UsageError("%s: no such row in tests/rows: %s" % (
+                    item.nodeid, ", ".join(sorted(unknown))))
         for mark in item.iter_markers("needs"):
             for feature in mark.args:
                 if feature not in SERVERS[PEER].features:

@@ -230,6 +230,8 @@ BAD = [
 
 @pytest.mark.parametrize("change, desc", BAD,
                          ids=[str(c) for c, _ in BAD])
+@pytest.mark.rows("error.8", "error.12", "error.23", "error.24", "error.25",
+                  "error.27", "error.28", "error.29", "error.39")
 def test_bad_backup_argument_is_refused(q, disks, backup_node, change, desc):
     disks.add()
     backup_node()
@@ -244,6 +246,7 @@ def test_bad_backup_argument_is_refused(q, disks, backup_node, change, desc):
     assert q.bitmap("disk0", "b")["busy"] is False
 
 
+@pytest.mark.rows("error.40")
 def test_job_id_in_use_is_refused(q, disks, backup_node):
     disks.add(data=((0, 16 << 20),))
     backup_node("t0")
@@ -255,6 +258,7 @@ def test_job_id_in_use_is_refused(q, disks, backup_node):
     q.wait_job("j")
 
 
+@pytest.mark.rows("error.37")
 def test_target_of_a_running_backup_is_busy(q, disks, backup_node):
     disks.add("disk0", data=((0, 16 << 20),))
     disks.add("disk1")
@@ -270,6 +274,7 @@ def test_target_of_a_running_backup_is_busy(q, disks, backup_node):
 
 
 @pytest.mark.parametrize("size", [SIZE for SIZE in (15 << 20, 17 << 20)])
+@pytest.mark.rows("error.30")
 def test_target_of_another_size_is_refused(q, disks, backup_node, size):
     disks.add()
     backup_node(size=size)

@@ -21,6 +21,7 @@ def count(q, name="b"):
     return q.bitmap("disk0", name)["count"]
 
 
+@pytest.mark.rows("bitmaps.add")
 def test_new_bitmap_is_empty_recording_and_listed(q, disk):
     add(q)
     assert q.bitmap("disk0", "b") == {
@@ -31,6 +32,7 @@ def test_new_bitmap_is_empty_recording_and_listed(q, disk):
 @pytest.mark.parametrize("request_, size, what", [
     ("pwrite", 1, "a byte"), ("pwrite", K, "a granule"),
     ("zero", K, "zeroes")])
+@pytest.mark.rows("bitmaps.set-by-writes", "bitmaps.whole-granules")
 def test_every_kind_of_write_is_recorded(q, disk, request_, size, what):
     add(q)
     if request_ == "pwrite":
@@ -40,6 +42,7 @@ def test_every_kind_of_write_is_recorded(q, disk, request_, size, what):
     assert count(q) == K
 
 
+@pytest.mark.rows("bitmaps.discard")
 def test_discard_is_recorded_where_discards_are_passed_on(q, disks, connect):
     disks.add("disk0", discard="unmap")
     add(q)
@@ -47,6 +50,7 @@ def test_discard_is_recorded_where_discards_are_passed_on(q, disks, connect):
     assert count(q) == K
 
 
+@pytest.mark.rows("bitmaps.set-not-by-reads")
 def test_reads_and_flushes_are_not_recorded(q, disk):
     add(q)
     disk.pread(K, 0)
@@ -54,12 +58,14 @@ def test_reads_and_flushes_are_not_recorded(q, disk):
     assert count(q) == 0
 
 
+@pytest.mark.rows("bitmaps.whole-granules")
 def test_write_across_a_border_dirties_both_granules(q, disk):
     add(q)
     disk.pwrite(b"xy", K - 1)
     assert count(q) == 2 * K
 
 
+@pytest.mark.rows("bitmaps.count")
 def test_overlapping_writes_count_once(q, disk):
     add(q)
     for _ in range(3):
@@ -68,6 +74,7 @@ def test_overlapping_writes_count_once(q, disk):
 
 
 @pytest.mark.parametrize("granularity", [512, 4096, 1 << 20, 1 << 31])
+@pytest.mark.rows("bitmaps.granularity-edges", "bitmaps.count")
 def test_granularity_rounds_outwards(q, disks, disk, granularity):
     add(q, granularity=granularity)
     disk.pwrite(b"x", 100)
@@ -77,6 +84,7 @@ def test_granularity_rounds_outwards(q, disks, disk, granularity):
 
 
 @pytest.mark.parametrize("granularity", [0, 1, 256, 513, 1000, 3 * K])
+@pytest.mark.rows("bitmaps.granularity-bad", "error.16")
 def test_granularity_that_is_no_power_of_two_from_512_is_refused(
         q, disk, granularity):
     e = q.error("block-dirty-bitmap-add", node="disk0", name="b",
@@ -84,6 +92,7 @@ def test_granularity_that_is_no_power_of_two_from_512_is_refused(
     assert e.desc.lower().startswith("granularity must be power of 2")
 
 
+@pytest.mark.rows("bitmaps.disabled")
 def test_disabled_bitmap_records_nothing_until_enabled(q, disk):
     add(q, disabled=True)
     disk.pwrite(b"x", 0)
@@ -96,6 +105,7 @@ def test_disabled_bitmap_records_nothing_until_enabled(q, disk):
     assert q.bitmap("disk0", "b")["recording"] is False
 
 
+@pytest.mark.rows("bitmaps.clear")
 def test_clear_empties_and_goes_on(q, disk):
     add(q)
     disk.pwrite(b"x", 0)
@@ -105,6 +115,7 @@ def test_clear_empties_and_goes_on(q, disk):
     assert count(q) == K
 
 
+@pytest.mark.rows("bitmaps.remove")
 def test_removed_bitmap_is_gone_and_its_name_free(q, disk):
     add(q)
     q.cmd("block-dirty-bitmap-remove", node="disk0", name="b")
@@ -123,6 +134,7 @@ def test_bitmaps_of_one_disk_record_independently(q, disk):
         1 if i == 3 else 17 - i for i in range(16)]
 
 
+@pytest.mark.rows("bitmaps.merge")
 def test_merge_adds_the_sources_and_keeps_them(q, disk):
     add(q, "a")
     disk.pwrite(b"x", 0)
@@ -135,6 +147,7 @@ def test_merge_adds_the_sources_and_keeps_them(q, disk):
     assert (count(q, "a"), count(q, "b"), count(q, "c")) == (K, K, 2 * K)
 
 
+@pytest.mark.rows("bitmaps.merge-granularity")
 def test_merge_across_granularities_rounds_outwards(q, disk):
     add(q, "fine", granularity=4096)
     disk.pwrite(b"x", 5 * K + 4096)
@@ -144,6 +157,7 @@ def test_merge_across_granularities_rounds_outwards(q, disk):
     assert count(q, "coarse") == 1 << 20
 
 
+@pytest.mark.rows("bitmaps.merge-node")
 def test_merge_from_another_disk_of_equal_size(q, disks, disk, connect):
     disks.add("disk1")
     q.cmd("block-dirty-bitmap-add", node="disk1", name="other")
@@ -154,6 +168,7 @@ def test_merge_from_another_disk_of_equal_size(q, disks, disk, connect):
     assert count(q) == K
 
 
+@pytest.mark.rows("bitmaps.merge-sizes", "error.20")
 def test_merge_of_different_sizes_is_refused_with_both(q, disks, disk):
     disks.add("disk1", size=8 << 20)
     q.cmd("block-dirty-bitmap-add", node="disk1", name="other")
@@ -165,6 +180,7 @@ def test_merge_of_different_sizes_is_refused_with_both(q, disks, disk):
         "is %d) and can't be merged" % (disks.size, 8 << 20))
 
 
+@pytest.mark.rows("bitmaps.merge-self")
 def test_merge_with_itself_changes_nothing(q, disk):
     add(q)
     disk.pwrite(b"x", 0)
@@ -174,12 +190,14 @@ def test_merge_with_itself_changes_nothing(q, disk):
 
 
 @pytest.mark.needs("stillpoint")        # this ends QEMU 10.0 with a signal
+@pytest.mark.rows("bitmaps.merge-empty")
 def test_merge_of_nothing_succeeds(q, disk):
     add(q)
     q.cmd("block-dirty-bitmap-merge", node="disk0", target="b", bitmaps=[])
     assert count(q) == 0
 
 
+@pytest.mark.rows("bitmaps.merge-failed")
 def test_failed_merge_leaves_the_target_unchanged(q, disk):
     add(q, "a")
     disk.pwrite(b"x", 0)
@@ -191,6 +209,7 @@ def test_failed_merge_leaves_the_target_unchanged(q, disk):
 
 
 @pytest.mark.parametrize("command", ["remove", "clear", "enable", "disable"])
+@pytest.mark.rows("error.9", "error.11")
 def test_unknown_bitmap_and_node_are_named(q, disk, command):
     name = "block-dirty-bitmap-" + command
     assert q.error(name, node="disk0", name="zz").desc == \
@@ -202,6 +221,9 @@ def test_unknown_bitmap_and_node_are_named(q, disk, command):
         "Cannot find device='' nor node-name='yy'")
 
 
+@pytest.mark.rows("bitmaps.name-empty", "bitmaps.duplicate",
+                  "bitmaps.add-unknown-node", "error.13", "error.14",
+                  "error.15")
 def test_bad_names_are_refused(q, disk):
     add(q)
     for name, desc in [("b", "Bitmap already exists: b"),
@@ -214,12 +236,14 @@ def test_bad_names_are_refused(q, disk):
         "nor node-name='zz'" in e.desc
 
 
+@pytest.mark.rows("bitmaps.name-1023")
 def test_longest_name_is_accepted(q, disk):
     add(q, "n" * 1023)
     assert count(q, "n" * 1023) == 0
 
 
 @pytest.mark.needs("stillpoint")        # QEMU has no place for it with raw
+@pytest.mark.rows("bitmaps.persistent-raw")
 def test_persistent_bitmap_of_a_raw_disk_is_kept_beside_it(q, disk):
     add(q, "p", persistent=True)
     disk.pwrite(b"x", 0)
@@ -243,6 +267,8 @@ def busy(q, disk, backup_node):
 BUSY = "Bitmap 'b' is currently in use by another operation and cannot be used"
 
 
+@pytest.mark.rows("bitmaps.successor", "bitmaps.busy",
+                  "bitmaps.query-any-state")
 def test_busy_bitmap_has_a_nameless_successor(q, busy, disk):
     disk.pwrite(b"y", 0)
     node, = [n for n in q.cmd("query-named-block-nodes")
@@ -255,11 +281,13 @@ def test_busy_bitmap_has_a_nameless_successor(q, busy, disk):
 
 
 @pytest.mark.parametrize("command", ["remove", "clear", "enable", "disable"])
+@pytest.mark.rows("bitmaps.busy-refuses", "error.17")
 def test_busy_bitmap_refuses_changes(q, busy, command):
     e = q.error("block-dirty-bitmap-" + command, node="disk0", name="b")
     assert e.desc == BUSY
 
 
+@pytest.mark.rows("bitmaps.busy-refuses")
 def test_busy_bitmap_is_neither_source_nor_target_of_a_merge(q, busy):
     add(q, "c")
     for target, source in (("b", "c"), ("c", "b")):
@@ -268,6 +296,7 @@ def test_busy_bitmap_is_neither_source_nor_target_of_a_merge(q, busy):
         assert e.desc == BUSY
 
 
+@pytest.mark.rows("bitmaps.busy-refuses")
 def test_busy_bitmap_serves_no_second_backup(q, busy, backup_node):
     backup_node("t1")
     e = q.error("blockdev-backup", backup(
@@ -275,6 +304,7 @@ def test_busy_bitmap_serves_no_second_backup(q, busy, backup_node):
     assert e.desc == BUSY
 
 
+@pytest.mark.rows("bitmaps.newest-first")
 def test_bitmap_without_commands_costs_nothing_at_query(q, disk):
     q.cmd("transaction", actions=[
         action("block-dirty-bitmap-add", node="disk0", name="b%d" % i)

@@ -17,6 +17,7 @@ def running(q, disks, backup_node):
 
 @pytest.mark.parametrize("command, key", [
     ("job-cancel", "id"), ("block-job-cancel", "device")])
+@pytest.mark.rows("event.BLOCK_JOB_CANCELLED")
 def test_cancelled_job_is_gone_and_the_target_free(q, running, backup_node,
                                                    command, key):
     q.cmd(command, {key: "j"})
@@ -50,6 +51,7 @@ def test_cancel_does_not_wait_for_a_dead_target(q, disks, backup_node):
     assert time.monotonic() - started < 1
 
 
+@pytest.mark.rows("bitmaps.cancel")
 def test_cancelled_incremental_keeps_its_bitmap(q, disks, connect,
                                                 backup_node):
     disks.add(data=((0, 16 << 20),))
@@ -74,6 +76,7 @@ def test_cancelled_incremental_keeps_its_bitmap(q, disks, connect,
     ("block-job-cancel", "device", "DeviceNotActive",
      "Block job 'zz' not found"),
 ])
+@pytest.mark.rows("protocol.class-device-not-active", "protocol.class-generic")
 def test_unknown_job_is_refused(q, command, key, cls, desc):
     e = q.error(command, {key: "zz"})
     assert e.cls == cls
@@ -82,6 +85,7 @@ def test_unknown_job_is_refused(q, command, key, cls, desc):
 
 
 @pytest.mark.needs("qemu-10")
+@pytest.mark.rows("error.42", "error.43")
 def test_unknown_job_text_is_that_of_qemu_10(q):
     assert q.error("job-cancel", id="zz").desc == "Job not found"
     assert q.error("block-job-cancel", device="zz").desc == \
@@ -97,6 +101,7 @@ def test_negative_speed_is_refused(q, running):
     q.wait_job("j")
 
 
+@pytest.mark.rows("protocol.quit")
 def test_quit_cancels_jobs_and_answers_first(server, q, running):
     assert q.cmd("quit") == {}
     assert server.child.wait(10) == 0

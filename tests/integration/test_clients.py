@@ -11,6 +11,7 @@ from stillpoint_test.target import slow_target
 pytestmark = pytest.mark.needs("several-clients")
 
 
+@pytest.mark.rows("protocol.several-clients")
 def test_every_client_in_command_mode_gets_the_events(server, q, disks,
                                                       backup_node):
     others = [server.qmp(), server.qmp(tcp=True)]
@@ -23,6 +24,7 @@ def test_every_client_in_command_mode_gets_the_events(server, q, disks,
         assert other.choreography("j") == q.choreography("j")
 
 
+@pytest.mark.rows("protocol.disconnect")
 def test_job_goes_on_when_its_client_leaves(server, q, disks, backup_node):
     watcher = server.qmp()
     disks.add()

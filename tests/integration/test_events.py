@@ -30,12 +30,14 @@ def test_successful_backup_goes_through_all_its_states(q, disks,
     assert q.choreography("j") == SUCCESS
 
 
+@pytest.mark.rows("protocol.event-before-return")
 def test_created_and_running_come_before_the_answer(q, slow):
     start(q)
     assert q.choreography("j")[:2] == ["created", "running"]
     q.wait_job("j")
 
 
+@pytest.mark.rows("protocol.event-form", "event.BLOCK_JOB_COMPLETED")
 def test_completed_event_has_all_members(q, disks, backup_node):
     disks.add()
     backup_node()
@@ -56,6 +58,7 @@ def test_cancelled_backup_aborts(q, slow):
         "aborting", "BLOCK_JOB_CANCELLED", "concluded", "null"]
 
 
+@pytest.mark.rows("event.BLOCK_JOB_ERROR", "error.73")
 def test_failed_backup_reports_the_write_error(q, disks, backup_node):
     disks.add()
     backup_node(filters=["error"], parameters=["error-pwrite=EIO",
@@ -73,6 +76,7 @@ def test_failed_backup_reports_the_write_error(q, disks, backup_node):
                              "action": "report"}
 
 
+@pytest.mark.rows("error.48", "transaction.backup-undone")
 def test_rolled_back_job_has_no_block_job_event(q, disks, backup_node):
     disks.add()
     backup_node()
@@ -86,6 +90,7 @@ def test_rolled_back_job_has_no_block_job_event(q, disks, backup_node):
 
 
 @pytest.mark.needs("qemu-10")        # 7.2 starts them in the order of the list
+@pytest.mark.rows("transaction.commit-reverse", "event.JOB_STATUS_CHANGE")
 def test_jobs_of_a_transaction_start_in_reverse_order(q, disks,
                                                       backup_node):
     acts = []
@@ -107,6 +112,7 @@ def test_jobs_of_a_transaction_start_in_reverse_order(q, disks,
         assert q.choreography(j) == SUCCESS
 
 
+@pytest.mark.rows("error.41")
 def test_manual_dismissal_leaves_the_job_concluded(q, disks, backup_node):
     disks.add()
     backup_node()

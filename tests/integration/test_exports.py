@@ -25,6 +25,7 @@ def test_two_disks_are_two_exports_with_their_own_data(disks, connect):
     assert bytes(b.pread(4096, 8192)) == b"B" * 4096
 
 
+@pytest.mark.rows("exports.add-description", "exports.handshake")
 def test_exports_are_listed_with_their_descriptions(server, q, disks):
     disks.node("disk0")
     disks.node("disk1")
@@ -39,6 +40,7 @@ def test_exports_are_listed_with_their_descriptions(server, q, disks):
     assert seen == {"disk0": "the first", "disk1": ""}
 
 
+@pytest.mark.rows("exports.nbdinfo")
 def test_qemu_nbd_lists_the_exports(server, q, disks):
     disks.add("disk0")
     r = subprocess.run(["qemu-nbd", "-L", "-k", server.nbd_unix],
@@ -55,12 +57,14 @@ def test_tcp_and_unix_listeners_serve_the_same_disk(server, disks, connect):
     assert bytes(b.pread(512, 0)) == b"x" * 512
 
 
+@pytest.mark.rows("exports.handshake")
 def test_unknown_export_is_refused(server, disks, connect):
     disks.add("disk0")
     with pytest.raises(nbd.Error):
         connect(server.uri("nonsense"))
 
 
+@pytest.mark.rows("exports.flags", "exports.errors")
 def test_read_only_export_refuses_writes(q, disks, connect):
     disks.node("disk0")
     disks.export("disk0", writable=False)
@@ -72,6 +76,7 @@ def test_read_only_export_refuses_writes(q, disks, connect):
     assert e.value.errnum in (errno.EPERM, errno.EINVAL)
 
 
+@pytest.mark.rows("exports.flags", "exports.size")
 def test_writable_export_has_what_a_guest_uses(disks, connect):
     disks.add("disk0")
     h = connect(disks.uri("disk0"))
@@ -104,6 +109,7 @@ def test_unaligned_write_changes_exactly_its_bytes(disks, connect):
         assert f.read(8192) == before[:4094] + b"hello" + before[4099:]
 
 
+@pytest.mark.rows("exports.base-allocation")
 def test_holes_of_a_sparse_image_are_reported(disks, connect, dir):
     disks.add("disk0", data=((4 << 20, 1 << 20),))
     h = nbd.NBD()
@@ -117,6 +123,7 @@ def test_holes_of_a_sparse_image_are_reported(disks, connect, dir):
     assert extents[1] == 3 and extents[0] == 4 << 20
 
 
+@pytest.mark.rows("exports.fua")
 def test_flush_and_fua_succeed(disks, connect):
     disks.add("disk0")
     h = connect(disks.uri("disk0"))
@@ -133,6 +140,7 @@ def test_read_beyond_the_end_is_refused(disks, connect):
         h.pread(512, disks.size)
 
 
+@pytest.mark.rows("exports.size")
 def test_disk_of_odd_size_is_served_to_its_last_sector(disks, connect):
     disks.add("disk0", size=(1 << 20) + 512)
     h = connect(disks.uri("disk0"))
@@ -148,6 +156,9 @@ def test_disk_of_odd_size_is_served_to_its_last_sector(disks, connect):
      "Block export id 'exp-disk0' is already in use"),
     ({"id": "e2"}, "NBD server already has export named 'disk0'"),
 ])
+@pytest.mark.rows("exports.add-id", "exports.add-node", "exports.add-id-used",
+                  "exports.add-name-used", "error.66.invalid", "error.66.used",
+                  "error.67")
 def test_bad_export_is_refused(q, disks, change, desc):
     disks.add("disk0")
     e = add_error(q, **change)
@@ -155,6 +166,7 @@ def test_bad_export_is_refused(q, disks, change, desc):
     assert len(q.cmd("query-block-exports")) == 1
 
 
+@pytest.mark.rows("exports.query")
 def test_exports_are_queried_newest_first(q, disks):
     disks.add("disk0")
     disks.add("disk1")
@@ -165,11 +177,13 @@ def test_exports_are_queried_newest_first(q, disks):
          "shutting-down": False}]
 
 
+@pytest.mark.rows("exports.del-unknown", "error.68.not-found")
 def test_deleting_an_unknown_export_is_refused(q):
     assert q.error("block-export-del", id="zz").desc == \
         "Export 'zz' is not found"
 
 
+@pytest.mark.rows("exports.del-safe", "exports.del-hard", "error.68.in-use")
 def test_export_with_a_client_needs_hard_deletion(q, disks, connect):
     disks.add("disk0")
     h = connect(disks.uri("disk0"))
@@ -183,6 +197,7 @@ def test_export_with_a_client_needs_hard_deletion(q, disks, connect):
             h.pread(512, 0)
 
 
+@pytest.mark.rows("exports.del", "event.BLOCK_EXPORT_DELETED")
 def test_deleted_export_is_gone_and_its_node_free(q, disks):
     disks.add("disk0")
     q.cmd("block-export-del", id="exp-disk0")
@@ -191,6 +206,7 @@ def test_deleted_export_is_gone_and_its_node_free(q, disks):
     q.cmd("blockdev-del", node_name="disk0")
 
 
+@pytest.mark.rows("exports.nbdinfo")
 def test_qemu_io_reads_what_it_wrote(disks):
     disks.add("disk0")
     r = subprocess.run(
@@ -200,6 +216,7 @@ def test_qemu_io_reads_what_it_wrote(disks):
     assert r.returncode == 0 and "verification failed" not in r.stdout
 
 
+@pytest.mark.rows("exports.nbdinfo")
 def test_nbdinfo_understands_the_server(server, disks):
     disks.add("disk0")
     r = subprocess.run(["nbdinfo", "--json", disks.uri("disk0")],

@@ -43,6 +43,7 @@ def test_grouped_incrementals_all_succeed(q, two, backup_node):
         assert q.bitmap("disk%d" % i, "b")["count"] == 0
 
 
+@pytest.mark.rows("transaction.grouped-waiting")
 def test_finished_job_waits_for_the_slower_one(q, two, backup_node):
     _, handles = two
     handles[0].pwrite(b"x" * K, 0)
@@ -61,6 +62,8 @@ def test_finished_job_waits_for_the_slower_one(q, two, backup_node):
 
 
 @pytest.mark.parametrize("mode", ["grouped", "individual"])
+@pytest.mark.rows("transaction.grouped-failure", "transaction.individual",
+                  "transaction.grouped-bitmaps", "bitmaps.grouped")
 def test_failure_of_one_decides_over_the_other_only_when_grouped(
         q, two, backup_node, mode):
     _, handles = two
@@ -85,6 +88,7 @@ def test_failure_of_one_decides_over_the_other_only_when_grouped(
     assert not q.bitmap("disk0", "b")["busy"]
 
 
+@pytest.mark.rows("transaction.grouped-cancel")
 def test_cancelling_one_cancels_the_group(q, two, backup_node):
     _, handles = two
     for i, h in enumerate(handles):

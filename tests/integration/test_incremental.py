@@ -167,6 +167,7 @@ def test_two_chains_of_one_disk_do_not_disturb_each_other(q, chain,
     guest.same(path, other.path)
 
 
+@pytest.mark.rows("bitmaps.disabled-backup")
 def test_disabled_bitmap_can_be_backed_up_and_stays_disabled(q, chain):
     path, target, h = chain
     h.pwrite(b"x" * K, 0)

@@ -37,6 +37,12 @@ def still_works(q):
     (b'{"a":"\\uD800"}',
      "JSON parse error, \\uD800 is not a valid Unicode character"),
 ])
+@pytest.mark.rows("protocol.json-usable", "protocol.json-keyword",
+                  "protocol.json-colon", "protocol.json-duplicate-key",
+                  "protocol.json-key", "protocol.json-separator-dict",
+                  "protocol.json-separator-list",
+                  "protocol.json-missing-value", "protocol.json-escape",
+                  "protocol.json-utf8", "protocol.json-surrogate", "error.7")
 def test_syntax_error_says_what_is_wrong(q, data, desc):
     reply = error_of(q, data + b"\n")
     got = reply["error"]["desc"]
@@ -45,12 +51,14 @@ def test_syntax_error_says_what_is_wrong(q, data, desc):
     assert still_works(q)
 
 
+@pytest.mark.rows("protocol.json-stray")
 def test_lexical_garbage_is_reported_as_stray(q):
     reply = error_of(q, b"@\n")
     assert reply["error"]["desc"].startswith("JSON parse error, stray '@")
     assert still_works(q)
 
 
+@pytest.mark.rows("protocol.json-recovery")
 def test_text_after_garbage_is_skipped_up_to_a_control_character(q):
     error_of(q, b"@ nothing of this line is a second error\n")
     q.send_bytes(GOOD)
@@ -62,21 +70,25 @@ def test_number_with_a_leading_zero_gives_errors_and_no_loss_of_sync(q):
     assert still_works(q)
 
 
+@pytest.mark.rows("protocol.json-single-quotes")
 def test_single_quotes_are_accepted(q):
     q.send_bytes(b"{'execute':'query-version','id':'it\\'s'}")
     assert q.receive()["id"] == "it's"
 
 
+@pytest.mark.rows("protocol.input-blank")
 def test_white_space_and_blank_lines_are_ignored(q):
     q.send_bytes(b"\r\n\r\n \t \n" + GOOD)
     assert q.receive()["id"] == "good"
 
 
+@pytest.mark.rows("protocol.json-resync")
 def test_byte_ff_brings_the_parser_back(q):
     q.send_bytes(b'{"execute": "query-ver\xff')
     assert still_works(q)
 
 
+@pytest.mark.rows("protocol.json-brackets")
 def test_mismatched_brackets_wait_for_their_partner(q):
     q.send_bytes(b'{"a":[1}')
     with pytest.raises(TimeoutError):
@@ -86,11 +98,13 @@ def test_mismatched_brackets_wait_for_their_partner(q):
     assert still_works(q)
 
 
+@pytest.mark.rows("protocol.json-nesting")
 def test_nesting_of_1024_is_read(q):
     q.send_bytes(b"[" * 1024 + b"]" * 1024)
     assert q.receive()["error"]["desc"] == "QMP input must be a JSON object"
 
 
+@pytest.mark.rows("protocol.json-nesting")
 def test_nesting_of_1025_is_refused(q):
     reply = error_of(q, b"[" * 1025)
     assert reply["error"]["desc"] == "JSON nesting depth limit exceeded"

@@ -14,6 +14,7 @@ def raw(server):
     return server.qmp(negotiate=False)
 
 
+@pytest.mark.rows("protocol.greeting")
 def test_greeting_names_a_version(raw):
     version = raw.greeting["QMP"]["version"]
     assert set(version["qemu"]) == {"major", "minor", "micro"}
@@ -22,23 +23,28 @@ def test_greeting_names_a_version(raw):
 
 
 @pytest.mark.needs("stillpoint")
+@pytest.mark.rows("protocol.greeting-oob")
 def test_out_of_band_execution_is_not_offered(raw):
     assert raw.greeting["QMP"]["capabilities"] == []
 
 
 @pytest.mark.parametrize("command", [
     "query-version", "query-commands", "no-such-command"])
+@pytest.mark.rows("protocol.negotiation-first", "error.1",
+                  "protocol.class-command-not-found")
 def test_every_command_before_negotiation_is_refused(raw, command):
     e = raw.error(command)
     assert (e.cls, e.desc) == ("CommandNotFound", EXPECTING)
 
 
 @pytest.mark.parametrize("arguments", [None, {}, {"enable": []}])
+@pytest.mark.rows("protocol.negotiation-forms")
 def test_negotiation_accepts_every_form_of_nothing(raw, arguments):
     assert raw.exchange("qmp_capabilities", arguments)["return"] == {}
     assert "qemu" in raw.cmd("query-version")
 
 
+@pytest.mark.rows("protocol.negotiation-unknown")
 def test_unknown_capability_is_refused_by_value(raw):
     e = raw.error("qmp_capabilities", enable=["nope"])
     assert e.cls == "GenericError"
@@ -46,6 +52,7 @@ def test_unknown_capability_is_refused_by_value(raw):
 
 
 @pytest.mark.needs("stillpoint")
+@pytest.mark.rows("protocol.negotiation-not-offered")
 def test_known_capability_that_is_not_offered_is_refused(raw):
     e = raw.error("qmp_capabilities", enable=["oob"])
     assert e.desc == "Capability oob not available"
@@ -56,6 +63,7 @@ def test_refused_negotiation_leaves_the_session_in_negotiation(raw):
     assert raw.error("query-version").desc == EXPECTING
 
 
+@pytest.mark.rows("protocol.negotiation-twice")
 def test_second_negotiation_is_refused(q):
     e = q.error("qmp_capabilities")
     assert e.cls == "CommandNotFound"
@@ -63,12 +71,14 @@ def test_second_negotiation_is_refused(q):
                       "command ignored")
 
 
+@pytest.mark.rows("protocol.negotiation-again")
 def test_new_connection_starts_in_negotiation_again(server, q):
     q.close()
     again = server.qmp(negotiate=False)
     assert again.error("query-version").desc == EXPECTING
 
 
+@pytest.mark.rows("protocol.line", "protocol.ascii", "protocol.separators")
 def test_messages_are_one_ascii_line_each_ending_in_crlf(q):
     q.exchange("query-version", id={"ä": "\u20ac\U0001f600\x7f"})
     line = q.lines[-1]
@@ -79,6 +89,7 @@ def test_messages_are_one_ascii_line_each_ending_in_crlf(q):
 
 
 @pytest.mark.needs("several-clients")
+@pytest.mark.rows("protocol.query-version")
 def test_tcp_and_unix_sockets_speak_the_same(server):
     with server.qmp(tcp=True) as a, server.qmp() as b:
         assert a.cmd("query-version") == b.cmd("query-version")
@@ -91,6 +102,7 @@ def test_tcp_socket_greets(server):
 
 
 @pytest.mark.needs("several-clients")
+@pytest.mark.rows("protocol.negotiation-events")
 def test_negotiating_client_gets_no_events(server, q, disks, backup_node):
     silent = server.qmp(negotiate=False)
     disks.add()
@@ -102,6 +114,7 @@ def test_negotiating_client_gets_no_events(server, q, disks, backup_node):
     assert silent.drain_events() == []
 
 
+@pytest.mark.rows("protocol.input-stream", "protocol.order")
 def test_commands_in_one_packet_are_answered_in_order(q):
     text = b"".join(json.dumps({"execute": "query-version", "id": i}).encode()
                     for i in range(200))
@@ -109,12 +122,14 @@ def test_commands_in_one_packet_are_answered_in_order(q):
     assert [q.receive()["id"] for _ in range(200)] == list(range(200))
 
 
+@pytest.mark.rows("protocol.input-stream")
 def test_one_command_over_many_packets_is_understood(q):
     for c in b'{"execute": "query-version", "id": 7}':
         q.send_bytes(bytes([c]))
     assert q.receive()["id"] == 7
 
 
+@pytest.mark.rows("protocol.disconnect")
 def test_connection_that_breaks_within_a_command_harms_nobody(server, q):
     q.send_bytes(b'{"execute": "query-ver')
     q.close()

@@ -69,6 +69,8 @@ def test_null_node_has_the_size_it_was_given(q):
     ({"driver": "null-co", "node-name": "used"},
      "Duplicate nodes with node-name='used'"),
 ])
+@pytest.mark.rows("error.58", "error.59.invalid", "error.59.long",
+                  "error.59.duplicate")
 def test_bad_node_name_is_refused(q, arguments, desc):
     q.cmd("blockdev-add", driver="null-co", node_name="used")
     e = q.error("blockdev-add", arguments)
@@ -89,6 +91,7 @@ def test_missing_driver_and_unknown_driver_are_refused(q):
     assert e.desc.endswith("'driver' does not accept value 'nonsense'")
 
 
+@pytest.mark.rows("error.56")
 def test_missing_file_is_named_with_the_reason(q, dir):
     path = os.path.join(dir, "gone.img")
     e = q.error("blockdev-add", driver="file", node_name="n", filename=path)
@@ -96,6 +99,7 @@ def test_missing_file_is_named_with_the_reason(q, dir):
     assert names(q) == []
 
 
+@pytest.mark.rows("error.10")
 def test_deleting_an_unknown_node_is_refused(q):
     e = q.error("blockdev-del", node_name="zz")
     assert e.desc == "Failed to find node with node-name='zz'"
@@ -144,6 +148,7 @@ def test_image_that_another_process_locks_is_refused(q, dir):
 
 
 @pytest.mark.needs("stillpoint")
+@pytest.mark.rows("protocol.query-block")
 def test_device_is_listed_by_query_block(q, disks):
     disks.add("disk0")
     (entry,) = q.cmd("query-block")
@@ -151,6 +156,7 @@ def test_device_is_listed_by_query_block(q, disks):
     assert entry["type"] == "unknown" and entry["removable"] is False
 
 
+@pytest.mark.rows("error.69", "exports.add-readonly")
 def test_read_only_node_cannot_be_exported_writable(q, disks):
     disks.node("disk0", read_only=True)
     e = q.error("block-export-add", type="nbd", id="e", node_name="disk0",

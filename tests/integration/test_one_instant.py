@@ -43,6 +43,7 @@ def cut(q, *extra, grouped=False, **kw):
     q.jobs_succeed(*["j%d" % i for i in range(DISKS)], start=start)
 
 
+@pytest.mark.rows("transaction.one-instant")
 def test_full_backups_of_one_transaction_are_one_instant(q, world):
     targets, counter = world
     before = counter.acked()

@@ -12,6 +12,7 @@ def reply_to(q, message):
 
 
 @pytest.mark.parametrize("value", [1, "text", True, None, [1, 2]])
+@pytest.mark.rows("protocol.request-object")
 def test_value_that_is_not_an_object_is_refused(q, value):
     reply = reply_to(q, value)
     assert reply["error"] == {"class": "GenericError", "desc": DICT}
@@ -29,6 +30,9 @@ def test_value_that_is_not_an_object_is_refused(q, value):
     ({"arguments": {}}, "QMP input lacks member 'execute'"),
     ({}, "QMP input lacks member 'execute'"),
 ])
+@pytest.mark.rows("protocol.request-execute-type",
+                  "protocol.request-arguments-type",
+                  "protocol.request-unexpected", "protocol.request-lacks")
 def test_malformed_request_is_refused_with_its_id(q, message, desc):
     reply = reply_to(q, dict(message, id="x"))
     assert reply["error"] == {"class": "GenericError", "desc": desc}
@@ -36,11 +40,13 @@ def test_malformed_request_is_refused_with_its_id(q, message, desc):
 
 
 @pytest.mark.needs("stillpoint")
+@pytest.mark.rows("protocol.request-oob-off")
 def test_out_of_band_request_is_unexpected_when_not_enabled(q):
     reply = reply_to(q, {"exec-oob": "query-version"})
     assert reply["error"]["desc"] == "QMP input member 'exec-oob' is unexpected"
 
 
+@pytest.mark.rows("protocol.request-clash")
 def test_both_kinds_of_execution_clash(q):
     desc = reply_to(q, {"execute": "query-version",
                         "exec-oob": "query-version"})["error"]["desc"]
@@ -50,6 +56,8 @@ def test_both_kinds_of_execution_clash(q):
         "QMP input member 'exec-oob' is unexpected")
 
 
+@pytest.mark.rows("protocol.request-unknown", "error.2",
+                  "protocol.class-command-not-found")
 def test_unknown_command_is_named(q):
     e = q.error("no-such-thing")
     assert e.cls == "CommandNotFound"
@@ -59,6 +67,7 @@ def test_unknown_command_is_named(q):
 @pytest.mark.parametrize("value", [
     0, -1, "text", None, True, [1, [2, {"a": None}]], {"a": {"b": []}},
     1.5, 1 << 62, "\u20ac\U0001f600"])
+@pytest.mark.rows("protocol.id-echo")
 def test_id_is_echoed_whatever_it_is(q, value):
     reply = reply_to(q, {"execute": "query-version", "id": value})
     assert reply["id"] == value and "id" in reply
@@ -66,6 +75,7 @@ def test_id_is_echoed_whatever_it_is(q, value):
     assert reply["id"] == value and "error" in reply
 
 
+@pytest.mark.rows("protocol.id-absent", "protocol.members")
 def test_answer_without_id_has_none(q):
     assert set(reply_to(q, {"execute": "query-version"})) == {"return"}
 
@@ -86,6 +96,9 @@ def test_answer_without_id_has_none(q):
     ({"node": "n", "name": "b", "granularity": 1 << 33},
      "Parameter 'granularity' expects uint32_t"),
 ])
+@pytest.mark.rows("protocol.args-missing", "protocol.args-unexpected",
+                  "protocol.args-type", "protocol.args-null",
+                  "protocol.args-double", "error.3", "error.4", "error.5")
 def test_bad_argument_is_named(q, arguments, desc):
     e = q.error(ADD, arguments)
     assert e.cls == "GenericError"
@@ -103,11 +116,13 @@ def same_text(got, want):
     ("64k", "Parameter 'granularity' expects uint64"),
     (1 << 33, "Parameter 'granularity' expects uint32_t"),
 ])
+@pytest.mark.rows("protocol.args-uint", "protocol.args-uint-width")
 def test_integer_texts_are_those_of_qemu_10(q, value, desc):
     e = q.error(ADD, node="n", name="b", granularity=value)
     assert e.desc == desc
 
 
+@pytest.mark.rows("protocol.args-enum", "error.6")
 def test_bad_enum_value_is_quoted_with_the_bare_name(q):
     e = q.error("transaction", actions=[{
         "type": "blockdev-backup",
@@ -115,11 +130,13 @@ def test_bad_enum_value_is_quoted_with_the_bare_name(q):
     assert e.desc.endswith("'sync' does not accept value 'zzz'")
 
 
+@pytest.mark.rows("protocol.args-enum-case", "transaction.unknown-action")
 def test_unknown_transaction_action_is_quoted(q):
     e = q.error("transaction", actions=[{"type": "Abort", "data": {}}])
     assert e.desc.endswith("'type' does not accept value 'Abort'")
 
 
+@pytest.mark.rows("protocol.args-unexpected")
 def test_path_of_a_nested_member_is_given_in_full(q):
     e = q.error("transaction", actions=[
         {"type": "abort", "data": {}},
@@ -128,6 +145,7 @@ def test_path_of_a_nested_member_is_given_in_full(q):
     assert e.desc == "Parameter 'actions[1].data.zz' is unexpected"
 
 
+@pytest.mark.rows("transaction.abort-data", "protocol.args-missing")
 def test_abort_needs_its_empty_data(q):
     e = q.error("transaction", actions=[{"type": "abort"}])
     assert e.desc == "Parameter 'actions[0].data' is missing"
@@ -138,12 +156,14 @@ def test_list_where_an_object_belongs_is_refused(q):
     assert e.desc == "Invalid parameter type for 'actions', expected: array"
 
 
+@pytest.mark.rows("transaction.properties", "protocol.args-null")
 def test_null_for_an_optional_enum_is_a_type_error(q):
     e = q.error("transaction", actions=[],
                 properties={"completion-mode": None})
     assert e.desc.startswith("Invalid parameter type for ")
 
 
+@pytest.mark.rows("protocol.args-before-effect", "transaction.checked-first")
 def test_all_arguments_are_checked_before_anything_is_done(q, disks):
     disks.node()
     q.error("transaction", actions=[
@@ -152,6 +172,7 @@ def test_all_arguments_are_checked_before_anything_is_done(q, disks):
     assert q.bitmap("disk0", "b") is None
 
 
+@pytest.mark.rows("protocol.query-commands")
 def test_query_commands_lists_what_this_release_promises(q):
     have = {c["name"] for c in q.cmd("query-commands")}
     need = """qmp_capabilities query-version query-commands query-qmp-schema
@@ -166,11 +187,13 @@ def test_query_commands_lists_what_this_release_promises(q):
 
 
 @pytest.mark.needs("stillpoint")
+@pytest.mark.rows("protocol.query-status")
 def test_status_and_block_queries_exist(q):
     have = {c["name"] for c in q.cmd("query-commands")}
     assert {"query-status", "query-block"} <= have
 
 
+@pytest.mark.rows("protocol.query-schema")
 def test_schema_describes_every_command_and_is_closed(q):
     schema = {s["name"]: s for s in q.cmd("query-qmp-schema")}
     for c in q.cmd("query-commands"):

@@ -44,6 +44,7 @@ def unharmed(q, h):
 
 @pytest.mark.parametrize("errno, text", [
     ("EIO", "Input/output error"), ("ENOSPC", "No space left on device")])
+@pytest.mark.rows("error.73")
 def test_error_of_the_target_is_the_error_of_the_job(q, disk, backup_node,
                                                      errno, text):
     backup_node(filters=["error"], parameters=["error-pwrite=" + errno,

@@ -38,6 +38,7 @@ def fails(q, *actions):
     return q.error("transaction", actions=list(actions)).desc
 
 
+@pytest.mark.rows("transaction.empty", "transaction.properties")
 def test_empty_transaction_succeeds(q):
     assert q.cmd("transaction", actions=[]) == {}
     assert q.cmd("transaction", actions=[], properties={}) == {}
@@ -48,6 +49,8 @@ def test_actions_take_effect_on_all_disks(q, disk):
     assert q.bitmap("disk0", "a") and q.bitmap("disk1", "b")
 
 
+@pytest.mark.rows("transaction.in-order", "transaction.add",
+                  "transaction.add-remove")
 def test_action_sees_what_the_ones_before_it_did(q, disk):
     q.cmd("transaction", actions=[
         add("a"), on("disable", "a"), add("b"), merge("b", "a"),
@@ -56,6 +59,7 @@ def test_action_sees_what_the_ones_before_it_did(q, disk):
     assert q.bitmap("disk0", "c") is None
 
 
+@pytest.mark.rows("transaction.remove-add")
 def test_removed_name_cannot_be_added_again_in_the_same_transaction(q, disk):
     q.cmd("transaction", actions=[add("a")])
     assert fails(q, on("remove", "a"), add("a")) == \
@@ -63,6 +67,7 @@ def test_removed_name_cannot_be_added_again_in_the_same_transaction(q, disk):
     assert q.bitmap("disk0", "a")
 
 
+@pytest.mark.rows("transaction.remove-clear")
 def test_removed_bitmap_is_in_use_for_later_actions(q, disk):
     q.cmd("transaction", actions=[add("a")])
     assert "in use" in fails(q, on("remove", "a"), on("clear", "a"))
@@ -88,6 +93,10 @@ ACTIONS = [
 
 
 @pytest.mark.parametrize("n", range(len(ACTIONS) + 1))
+@pytest.mark.rows("transaction.abort", "transaction.rollback",
+                  "transaction.remove-undone", "transaction.clear-undone",
+                  "transaction.enable-undone", "transaction.merge-undone",
+                  "error.48")
 def test_abort_after_any_prefix_leaves_everything_as_it_was(q, disk, history,
                                                             n):
     assert fails(q, *ACTIONS[:n], action("abort")) == \
@@ -104,6 +113,7 @@ def test_undone_bitmaps_go_on_recording_as_before(q, disk, history):
                      "gone": before["gone"] + K}
 
 
+@pytest.mark.rows("transaction.first-error")
 def test_first_failing_action_gives_the_error(q, disk, history):
     assert fails(q, add("x"), on("clear", "zz"), action("abort")) == \
         "Dirty bitmap 'zz' not found"
@@ -142,6 +152,7 @@ def test_clear_and_full_backup_start_a_chain_at_one_instant(q, disk, disks,
     # QEMU 7.2 ends with a signal on the first, and takes the second.
     pytest.param(on("enable", "x"), marks=pytest.mark.needs("qemu-10")),
     pytest.param(action("abort"), marks=pytest.mark.needs("qemu-10"))])
+@pytest.mark.rows("transaction.grouped-only-jobs", "error.49")
 def test_grouped_mode_takes_nothing_but_jobs(q, disk, bad):
     e = q.error("transaction", actions=[bad],
                 properties={"completion-mode": "grouped"})
