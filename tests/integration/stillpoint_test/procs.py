@@ -73,13 +73,7 @@ def wait_until(condition, what, timeout=10.0, step=0.01):
 
 
 class Child:
-    """A child process whose standard error is kept (file or list of lines).
-
-    It leads a session of its own, as guests and servers do in real life.
-    That matters for speed: the kernel shares processors between sessions
-    (autogroups), so a server in its guest's session wins against one in
-    another.
-    """
+    """A child process whose standard error is kept (file or list of lines)."""
 
     def __init__(self, argv, mark=None, stderr_path=None, pipes=False,
                  cwd=None, env=None):
@@ -92,7 +86,7 @@ class Child:
         try:
             self.popen = subprocess.Popen(
                 self.argv, cwd=cwd, env=environment,
-                preexec_fn=_die_with_parent, start_new_session=True,
+                preexec_fn=_die_with_parent,
                 stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if pipes else err or None,
                 stderr=err, text=pipes, bufsize=1 if pipes else -1)
