@@ -246,6 +246,7 @@ submit_run(struct lane *l, const struct run *r, const struct run *ahead)
 		piece_put(l, p);
 		return false;
 	}
+	p->sent = stream_now();
 	submit_split(l, p);
 	return true;
 }
@@ -255,7 +256,7 @@ submit_run(struct lane *l, const struct run *r, const struct run *ahead)
 static bool
 can_take(struct lane *l)
 {
-	if (!l->free)
+	if (!l->free || l->in_flight >= l->window.size)
 		return false;
 	/* what a flush must cover is bounded */
 	if (l->flush_in_flight && l->acked.n >= FLUSH_RANGES)
@@ -399,6 +400,9 @@ piece_completed(struct lane *l, struct piece *p, int *lost)
 
 	done.flags |= RUN_COUNTED;
 	if (p->error == 0) {
+		if (p->buf)
+			window_answer(&l->window, l->last_answer,
+				      l->last_answer - p->sent, l->in_flight);
 		if (info_of(l)->can_flush)
 			ranges_add(&l->acked, done.off, done.len, done.flags);
 		else

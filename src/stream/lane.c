@@ -214,6 +214,7 @@ connected(struct lane *l)
 	l->last_answer = stream_now();
 	l->next_flush = l->last_answer + 1000 * MS_NS;
 	l->unsent = 0;
+	window_init(&l->window, LANE_PIECES);
 }
 
 static void

@@ -15,9 +15,10 @@
 #include "stream/plan.h"
 #include "stream/stream.h"
 #include "stream/target-priv.h"
+#include "stream/window.h"
 
 #define STREAM_LANES 4 /* at most, of one stream */
-#define LANE_PIECES  16 /* in flight of one lane */
+#define LANE_PIECES  16 /* in flight of one lane, at most */
 #define PIECE_OPS    8 /* requests that one piece may become */
 
 #define MAX_ZERO (UINT64_C(1) << 30)
@@ -45,6 +46,7 @@ struct piece {
 	int error; /* first errno of them */
 	uint64_t zeroed; /* bytes of it that are sent as requests to zero */
 	void *buf; /* owned; NULL for zeroes */
+	uint64_t sent; /* when it was submitted */
 	struct op ops[PIECE_OPS];
 	struct piece *next; /* while free */
 };
@@ -83,6 +85,7 @@ struct lane {
 	struct piece pieces[LANE_PIECES];
 	struct piece *free;
 	unsigned in_flight; /* pieces */
+	struct window window; /* how many there may be */
 	unsigned unsent; /* pieces taken since the socket is full */
 	void *spare; /* owned: a buffer for the next piece */
 	struct op *completed, **completed_tail;

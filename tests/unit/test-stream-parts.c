@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The parts of a stream by themselves: ranges, the speed limit, the plan and
- * the pool of buffers.
+ * The parts of a stream by themselves: ranges, the speed limit, the plan, the
+ * pool of buffers and the window.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -11,6 +11,7 @@
 #include "stream/pace.h"
 #include "stream/plan.h"
 #include "stream/ranges.h"
+#include "stream/window.h"
 #include "unit.h"
 
 #define MS    UINT64_C(1000000)
@@ -462,6 +463,103 @@ who_was_forgotten_is_not_woken(void **state)
 	user_end(&a);
 }
 
+/* --- the window --------------------------------------------------------------------------- */
+
+/* A target that answers a piece @far after it has worked on it for @work,
+ * on @wide pieces at a time.  Keeps the window full for @n answers; returns
+ * the time that they took.
+ */
+static uint64_t
+keep_full(struct window *w, uint64_t start, uint64_t far, uint64_t work,
+	  unsigned wide, unsigned n)
+{
+	uint64_t sent[64], ready[64], now = start;
+	unsigned head = 0, tail = 0;
+
+	while (n--) {
+		for (; tail - head < w->size; tail++) {
+			/* the one that is @wide before it makes room */
+			uint64_t from = now;
+
+			if (tail - head >= wide)
+				from = max_u64(from,
+					       ready[(tail - wide) % 64] - far);
+			sent[tail % 64] = now;
+			ready[tail % 64] = from + work + far;
+		}
+		now = max_u64(now, ready[head % 64]);
+		window_answer(w, now, now - sent[head % 64], tail - head);
+		head++;
+	}
+	return now;
+}
+
+static void
+a_far_target_gets_as_many_as_there_are(void **state)
+{
+	struct window w;
+
+	(void)state;
+	window_init(&w, 16);
+	assert_int_equal(w.size, WINDOW_START);
+	keep_full(&w, START, 10 * MS, MS / 10, 16, 400);
+	assert_int_equal(w.size, 16);
+}
+
+static void
+a_slow_target_gets_few(void **state)
+{
+	struct window w;
+
+	(void)state;
+	window_init(&w, 16);
+	keep_full(&w, START, 0, 50 * MS, 1, 400);
+	assert_in_range(w.size, WINDOW_MIN, WINDOW_QUEUE_MAX + 1);
+}
+
+static void
+a_target_that_works_in_parallel_is_kept_busy(void **state)
+{
+	struct window w;
+
+	(void)state;
+	window_init(&w, 16);
+	keep_full(&w, START, 0, 5 * MS, 8, 400);
+	assert_in_range(w.size, 8 + 1, 8 + WINDOW_QUEUE_MAX + 1);
+}
+
+/* What was fast becomes slow (its disk is busy), and fast again. */
+static void
+the_window_follows_a_change(void **state)
+{
+	struct window w;
+	uint64_t now;
+
+	(void)state;
+	window_init(&w, 16);
+	now = keep_full(&w, START, 10 * MS, MS / 10, 16, 400);
+	now = keep_full(&w, now, 10 * MS, 50 * MS, 1, 400);
+	assert_in_range(w.size, WINDOW_MIN, WINDOW_QUEUE_MAX + 2);
+	now = keep_full(&w, now, 10 * MS, MS / 10, 16, 400);
+	assert_int_equal(w.size, 16);
+	/* a longer way is no queue, once the shorter is forgotten */
+	keep_full(&w, now, 100 * MS, MS / 10, 16, 8000);
+	assert_int_equal(w.size, 16);
+}
+
+/* A lane that has less to send than the window lets is not given more. */
+static void
+an_unused_window_does_not_grow(void **state)
+{
+	struct window w;
+
+	(void)state;
+	window_init(&w, 16);
+	for (unsigned i = 0; i < 100; i++)
+		window_answer(&w, START + i * MS, MS, 1);
+	assert_int_equal(w.size, WINDOW_START);
+}
+
 int
 main(void)
 {
@@ -481,6 +579,11 @@ main(void)
 		cmocka_unit_test(the_budget_holds_but_everybody_gets_one),
 		cmocka_unit_test(waiters_are_woken_in_order_and_the_poor_first),
 		cmocka_unit_test(who_was_forgotten_is_not_woken),
+		cmocka_unit_test(a_far_target_gets_as_many_as_there_are),
+		cmocka_unit_test(a_slow_target_gets_few),
+		cmocka_unit_test(a_target_that_works_in_parallel_is_kept_busy),
+		cmocka_unit_test(the_window_follows_a_change),
+		cmocka_unit_test(an_unused_window_does_not_grow),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
