@@ -2,8 +2,7 @@
  *
  * The requests of a lane: taking work, reading it, finding its zeroes,
  * submitting it, and what happens when it completes.  Runs on the lane's
- * thread only.  Completions note their result and leave (libnbd holds the
- * handle's lock while it calls them); lane_reap() handles them.
+ * thread only.  Answers are noted (lane_answered) and handled by lane_reap().
  */
 #include <assert.h>
 #include <errno.h>
@@ -38,50 +37,14 @@ info_of(const struct lane *l)
 	return &l->s->o.target->info;
 }
 
-static void
-put_completed(struct lane *l, struct op *op)
+void
+lane_answered(struct lane *l, struct op *op, int os)
 {
 	op->answered = true;
+	op->error = os;
 	op->next = NULL;
 	*l->completed_tail = op;
 	l->completed_tail = &op->next;
-}
-
-/* Called by libnbd, perhaps inside of a submit call. */
-static int
-on_complete(void *opaque, int *error)
-{
-	struct op *op = opaque;
-
-	op->error = *error;
-	put_completed(op->lane, op);
-	return 1;
-}
-
-static bool
-is_alive(const struct lane *l)
-{
-	return nbd_aio_is_dead(l->h) <= 0 && nbd_aio_is_closed(l->h) <= 0;
-}
-
-/* @cookie is what a submit call returned.  When that failed, no completion
- * will come, so this is it.  (A completion that came during the call counts
- * first: libnbd 1.14 has freed the command by then, and the cookie that it
- * returns is whatever is left there.)
- */
-static void
-submitted(struct lane *l, struct op *op, int64_t cookie)
-{
-	int os;
-
-	if (cookie != -1 || op->answered)
-		return;
-	os = nbd_get_errno();
-	/* a connection that is gone refuses everything as invalid */
-	if (!is_alive(l))
-		os = ENOTCONN;
-	op->error = os ? os : EINVAL;
-	put_completed(l, op);
 }
 
 /* --- submitting ---------------------------------------------------------------- */
@@ -92,10 +55,9 @@ submitted(struct lane *l, struct op *op, int64_t cookie)
 static uint64_t
 padding(const struct lane *l, uint64_t end)
 {
-	const struct remote_info *i = info_of(l);
-	uint64_t to = round_up(end, i->min_block);
+	uint64_t to = round_up(end, info_of(l)->min_block);
 
-	return end == l->s->limit && to <= i->size ? to - end : 0;
+	return end == l->s->limit && to <= l->s->room ? to - end : 0;
 }
 
 static struct op *
@@ -120,13 +82,8 @@ submit_data(struct lane *l, struct piece *p, uint64_t from, uint64_t to)
 	op = next_op(l, p);
 	if (pad)
 		memset((char *)p->buf + to, 0, pad);
-	submitted(l, op,
-		  nbd_aio_pwrite(
-			  l->h, (char *)p->buf + from, to - from + pad,
-			  p->run.off + from,
-			  (nbd_completion_callback){ .callback = on_complete,
-						     .user_data = op },
-			  0));
+	l->ops->write(l, op, (char *)p->buf + from, to - from + pad,
+		      p->run.off + from);
 }
 
 static void
@@ -135,14 +92,12 @@ submit_zero(struct lane *l, struct piece *p, uint64_t from, uint64_t to)
 	uint64_t len = to - from + padding(l, p->run.off + to);
 	uint64_t off = p->run.off + from;
 	struct op *op = next_op(l, p);
-	nbd_completion_callback cb = { .callback = on_complete,
-				       .user_data = op };
 
 	if (info_of(l)->can_zero) {
 		p->zeroed += to - from;
-		submitted(l, op, nbd_aio_zero(l->h, len, off, cb, 0));
+		l->ops->zero(l, op, len, off);
 	} else {
-		submitted(l, op, nbd_aio_pwrite(l->h, zeroes, len, off, cb, 0));
+		l->ops->write(l, op, zeroes, len, off);
 	}
 }
 
@@ -261,11 +216,11 @@ can_take(struct lane *l)
 	/* what a flush must cover is bounded */
 	if (l->flush_in_flight && l->acked.n >= FLUSH_RANGES)
 		return false;
-	if (!(nbd_aio_get_direction(l->h) & LIBNBD_AIO_DIRECTION_WRITE)) {
+	if (!l->ops->is_full(l)) {
 		l->unsent = 0;
 		return true;
 	}
-	/* The socket is full.  Have one more piece ready, no more: its data
+	/* Have one more piece ready, no more: its data
 	 * would leave the cache before it leaves the machine.
 	 */
 	return l->unsent++ == 0;
@@ -295,8 +250,11 @@ lane_feed(struct lane *l, uint64_t *later)
 	unsigned n = 0;
 
 	l->nothing_left = false;
-	while (n < FEED_BUDGET && feed_once(l, later))
+	while (n < FEED_BUDGET && feed_once(l, later)) {
 		n++;
+		if (l->ops->immediate)
+			(void)lane_reap(l);
+	}
 	if (l->spare)
 		buffers_put(&l->s->buffers, steal(&l->spare));
 	if ((n == FEED_BUDGET || l->completed) && !l->again.queued)
@@ -328,8 +286,6 @@ void
 lane_flush(struct lane *l)
 {
 	struct ranges empty = l->flushing;
-	nbd_completion_callback cb = { .callback = on_complete,
-				       .user_data = &l->flush_op };
 
 	assert(empty.n == 0);
 	l->flushing = l->acked;
@@ -341,7 +297,7 @@ lane_flush(struct lane *l)
 	if (l->in_flight == 0)
 		l->last_answer = l->flush_sent;
 	stream_flush_moves(l->s, +1);
-	submitted(l, &l->flush_op, nbd_aio_flush(l->h, cb, 0));
+	l->ops->flush(l, &l->flush_op);
 	if (l->completed && !l->again.queued)
 		loop_defer(&l->loop, &l->again);
 }
@@ -350,10 +306,10 @@ lane_flush(struct lane *l)
 
 /* Errors that mean that the server, not the disk, is in trouble. */
 static bool
-is_loss(int os)
+is_loss(const struct lane *l, int os)
 {
-	return os == ENOTCONN || os == ESHUTDOWN || os == EPIPE ||
-	       os == ECONNRESET;
+	return l->h && (os == ENOTCONN || os == ESHUTDOWN || os == EPIPE ||
+			os == ECONNRESET);
 }
 
 static void
@@ -410,7 +366,7 @@ piece_completed(struct lane *l, struct piece *p, int *lost)
 		l->acked_data += done.len - p->zeroed;
 		stream_acked(s, &p->run, p->nops, p->zeroed);
 	} else {
-		if (is_loss(p->error))
+		if (is_loss(l, p->error))
 			*lost = p->error;
 		else if (!zero_was_too_long(l, p, p->error))
 			fail_target(l, p, p->error);
@@ -435,7 +391,7 @@ flush_completed(struct lane *l, int *lost)
 		while (ranges_take(&l->flushing, UINT64_MAX, &r))
 			view_reader_done(s->o.reader, r.off, r.len);
 		stream_durable(s, bytes);
-	} else if (is_loss(l->flush_op.error)) {
+	} else if (is_loss(l, l->flush_op.error)) {
 		*lost = l->flush_op.error;
 		stream_give_back_ranges(s, &l->flushing);
 	} else {
@@ -470,7 +426,7 @@ lane_reap(struct lane *l)
 		if (--op->piece->pending == 0)
 			piece_completed(l, op->piece, &lost);
 	}
-	if (!lost && is_alive(l))
+	if (!lost && l->ops->is_alive(l))
 		return true;
 	lane_lost(l, ESHUTDOWN);
 	return false;
@@ -479,7 +435,7 @@ lane_reap(struct lane *l)
 void
 lane_abandon(struct lane *l)
 {
-	/* nbd_close() may have completed some: they count as lost */
+	/* closing may have completed some: they count as lost */
 	l->completed = NULL;
 	l->completed_tail = &l->completed;
 	for (unsigned i = 0; i < LANE_PIECES; i++) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A lane: one thread, one loop, one connection to the target, and reads of
- * its own.
+ * A lane: one thread, one loop, one way to the target, and reads of its own.
+ * Here are its life and, for a target on a server, its connection; how its
+ * requests get to the target is in lane-nbd.c and lane-block.c.
  *
  * Why not one thread for the sockets and others that read: a piece of data
  * that one thread reads and another sends moves from one core's cache to
@@ -145,13 +146,13 @@ drop_connection(struct lane *l)
 {
 	struct nbd_handle *h = steal(&l->h);
 
-	if (!h)
-		return;
-	unwatch(l);
 	if (l->usable) {
 		l->usable = false;
 		stream_usable(l->s, -1);
 	}
+	if (!h)
+		return;
+	unwatch(l);
 	if (l->in_flight || l->flush_in_flight || nbd_aio_is_ready(h) <= 0)
 		nbd_close(h);
 	else if (l->number == 0)
@@ -188,8 +189,7 @@ connect_failed(struct lane *l, const struct err *e)
 {
 	uint64_t now = stream_now();
 
-	if (l->h)
-		drop_connection(l);
+	drop_connection(l);
 	if (l->number > 0 && !l->ever) {
 		log_debug("%s: lane %u: %s", l->s->o.name, l->number, e->msg);
 		leave(l);
@@ -238,9 +238,9 @@ step_start(struct lane *l)
 	struct target *t = l->s->o.target;
 
 	l->give_up_at = stream_now() + t->reconnect_ns;
-	if (l->number == 0)
+	if (l->number == 0 && !t->block)
 		l->h = target_take(t);
-	if (l->h)
+	if (l->h || t->block)
 		connected(l);
 	else
 		begin_to_connect(l);
@@ -390,6 +390,7 @@ void
 lane_init(struct lane *l, struct stream *s, unsigned number)
 {
 	l->s = s;
+	l->ops = s->o.target->block ? &lane_block : &lane_nbd;
 	l->number = number;
 	l->state = LANE_START;
 	l->kick.fn = on_kick;

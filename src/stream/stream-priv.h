@@ -21,12 +21,10 @@
 #define LANE_PIECES  16 /* in flight of one lane, at most */
 #define PIECE_OPS    8 /* requests that one piece may become */
 
-#define MAX_ZERO (UINT64_C(1) << 30)
-
 struct lane;
 
-/* One request at the server.  Belongs to libnbd from its submission until it
- * appears in lane->completed.
+/* One request at the target.  Belongs to the lane_ops from its submission
+ * until it appears in lane->completed.
  */
 struct op {
 	struct lane *lane; /* borrowed */
@@ -51,6 +49,24 @@ struct piece {
 	struct piece *next; /* while free */
 };
 
+/* How a lane's requests reach its target: over a connection (lane-nbd.c) or
+ * by calls that block (lane-block.c).  All on the lane's thread.  Each op
+ * ends with exactly one lane_answered(), perhaps before the call returns.
+ */
+struct lane_ops {
+	void (*write)(struct lane *l, struct op *op, const void *buf,
+		      size_t len, uint64_t off);
+	void (*zero)(struct lane *l, struct op *op, uint64_t len, uint64_t off);
+	void (*flush)(struct lane *l, struct op *op);
+	/* What is submitted now would only wait in this process. */
+	bool (*is_full)(const struct lane *l);
+	/* False: what was submitted is lost, and so is what comes. */
+	bool (*is_alive)(const struct lane *l);
+	bool immediate; /* ops are answered before the calls return */
+};
+
+extern const struct lane_ops lane_nbd, lane_block;
+
 enum lane_state {
 	LANE_START, /* no connection yet */
 	LANE_CONNECTING, /* the handshake is under way */
@@ -61,6 +77,7 @@ enum lane_state {
 
 struct lane {
 	struct stream *s; /* borrowed */
+	const struct lane_ops *ops;
 	unsigned number;
 	pthread_t thread;
 	struct loop loop; /* the thread's own, while @live */
@@ -74,7 +91,7 @@ struct lane {
 	/* The rest is the thread's. */
 	enum lane_state state;
 	struct nbd_handle *h; /* owned; NULL without a connection */
-	bool usable; /* counted in s->usable */
+	bool usable; /* can reach the target: counted in s->usable */
 	bool ever; /* was connected before */
 	ev_io io;
 	int io_events;
@@ -105,6 +122,7 @@ enum stop_reason { STOP_NOT, STOP_SUCCESS, STOP_FAILED, STOP_CANCELLED };
 struct stream {
 	struct stream_options o; /* name is owned */
 	uint64_t limit; /* end of what is copied */
+	uint64_t room; /* bytes of the target that are ours to write */
 	uint64_t piece; /* size of pieces of data, a power of two */
 	struct buffers_share buffers;
 
@@ -188,6 +206,11 @@ void lane_kick(struct lane *l);
 void lane_lost(struct lane *l, int os);
 
 /* --- lane-io.c: the lane's thread -------------------------------------------- */
+
+/* @op is over, with 0 or an errno value: put it into l->completed.  Also from
+ * inside of libnbd.
+ */
+void lane_answered(struct lane *l, struct op *op, int os);
 
 /* Handle what has completed.  False: the connection was lost meanwhile. */
 bool lane_reap(struct lane *l);

@@ -449,6 +449,16 @@ stream_cluster(const struct target *t, uint64_t wanted)
 		       target_min_block(t));
 }
 
+/* How much of the target is the disk's. */
+static uint64_t
+room(const struct stream_options *o)
+{
+	uint64_t size = target_size(o->target);
+	uint64_t rest = o->at < size ? size - o->at : 0;
+
+	return o->room ? min_u64(o->room, rest) : rest;
+}
+
 static bool
 check_options(const struct stream_options *o, struct err *e)
 {
@@ -457,11 +467,17 @@ check_options(const struct stream_options *o, struct err *e)
 	if (target_read_only(t))
 		return err_set(e, ERR_GENERIC, EROFS, "The target '%s'",
 			       target_address(t));
-	if (round_up(target_size(t), 512) < o->size)
+	if (round_up(room(o), 512) < o->size)
 		return err_set(e, ERR_GENERIC, 0,
 			       "The target '%s' has %" PRIu64
 			       " bytes, the source %" PRIu64,
-			       target_address(t), target_size(t), o->size);
+			       target_address(t), room(o), o->size);
+	if (o->at % target_min_block(t))
+		return err_set(e, ERR_GENERIC, 0,
+			       "The target '%s' has blocks of %" PRIu32
+			       " bytes, and offset %" PRIu64
+			       " is inside of one",
+			       target_address(t), target_min_block(t), o->at);
 	if (!is_pow2(o->cluster))
 		return err_set(e, ERR_GENERIC, 0,
 			       "The cluster of a job must be a power of 2");
@@ -479,9 +495,10 @@ stream_new(const struct stream_options *o)
 	s->o.name = xstrdup(o->name ? o->name : "stream");
 	s->o.cluster = stream_cluster(o->target, o->cluster);
 	/* a target may lack what rounding to sectors added to the source */
-	s->limit = min_u64(o->size, info->size);
+	s->room = room(o);
+	s->limit = min_u64(o->size, s->room);
 	s->piece = UINT64_C(1) << (63 - __builtin_clzll(max));
-	s->max_zero = info->can_zero ? MAX_ZERO : s->piece;
+	s->max_zero = info->can_zero ? o->target->max_zero : s->piece;
 	s->plan.reader = o->reader;
 	s->plan.copy = o->copy;
 	s->plan.copy.size = o->size;

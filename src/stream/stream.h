@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * stream: moving a view to a remote NBD target, and nothing twice.  It may
- * use base, block, tracking and view; libnbd and libev are used directly.
+ * stream: moving a view to a target, and nothing twice.  A target is an export
+ * of a remote NBD server, or an image that this process has open.  It may use
+ * base, block, tracking and view; libnbd and libev are used directly.
  *
  * The shape is lanes (lane.c says why): a lane is a thread with a loop, one
- * connection to the target and reads of its own.  Work is handed out in order
- * of offset (plan.c).  What the daemon sees is here.
+ * way to the target and reads of its own.  Work is handed out in order of
+ * offset (plan.c).  What the daemon sees is here.
  *
  * Rules (each has a test of its name in tests/unit/test-stream.c):
  * 1. A range is reported to the view (view_reader_done) only after a flush
- *    was acknowledged on the connection that had acknowledged the range's
- *    write before that flush was sent.
+ *    was acknowledged on the connection (by the image) that had acknowledged
+ *    the range's write before that flush was sent.
  * 2. When a connection is lost, whatever it carried and was not flushed is
  *    sent again; nothing is lost and no byte counts twice in the progress.
- * 3. After stream_cancel the stream is done within 0.2 s, whatever the target
- *    does.
+ * 3. After stream_cancel the stream is done within 0.2 s, whatever a server
+ *    does.  A call into the kernel for an image of ours cannot be taken back:
+ *    then it is done when that one call (at most 32 MiB, or one flush)
+ *    returns.
  * 4. Zeroes travel as requests, never as bytes, where the target can zero.
  * 5. No request is smaller than or not aligned to the target's minimum block,
  *    except for the tail of a disk that cannot be written otherwise.
@@ -34,10 +37,11 @@
 #include "tracking/epoch.h"
 #include "view/reader.h"
 
-/* --- an opened NBD target --------------------------------------------------
+/* --- an opened target -------------------------------------------------------
  *
- * It keeps one connection open for its life, because qemu-nbd goes away with
- * its last client.  A stream borrows that connection for its first lane.
+ * One on an NBD server keeps one connection open for its life, because
+ * qemu-nbd goes away with its last client.  A stream borrows that connection
+ * for its first lane.
  */
 struct target;
 
@@ -56,7 +60,15 @@ struct target_options {
 bool target_open(const struct target_options *o, struct target **out,
 		 struct err *e) MUST_CHECK;
 
-/* No stream uses it any more.  Does not wait for the server. */
+/* An image that is open for writing.  @b is consumed, also on failure; @name
+ * is for messages, and copied.  Any thread.
+ */
+bool target_open_block(struct block *b, const char *name, struct target **out,
+		       struct err *e) MUST_CHECK;
+
+/* No stream uses it any more.  Does not wait for a server; closes an image,
+ * which may block.
+ */
 void target_free(struct target *t);
 DEFINE_CLEANUP(struct target, target_free);
 
@@ -101,6 +113,10 @@ struct stream_options {
 	uint64_t cluster; /* of the job: what progress counts in; a power of
 			    * two, made larger where the target needs it */
 	struct target *target; /* borrowed until done */
+	/* The disk is at @at of the target, and @room bytes are its own (0: all
+	 * that follow).  @at is a multiple of the target's minimum block.
+	 */
+	uint64_t at, room;
 	uint64_t speed; /* bytes of the disk per second; 0: no limit */
 	unsigned max_lanes; /* 0: as many as are good */
 	const char *name; /* for log lines; copied */

@@ -11,9 +11,19 @@
 #include "block/remote.h"
 #include "stream/stream.h"
 
+/* The most that one request zeroes.  A connection does something else
+ * meanwhile; a lane that calls a driver is not to be stopped until the call
+ * returns (rule 3), and a driver may have to write the zeroes.
+ */
+#define TARGET_MAX_ZERO_REMOTE (UINT64_C(1) << 30)
+#define TARGET_MAX_ZERO_BLOCK  (UINT64_C(32) << 20)
+
 struct target {
-	struct remote *remote; /* owned */
-	struct remote_info info;
+	struct block *block; /* owned; NULL: an export, @remote */
+	char *name; /* owned; of @block */
+	struct remote *remote; /* owned; NULL with @block */
+	struct remote_info info; /* of @block, too */
+	uint64_t max_zero;
 	unsigned max_lanes; /* 0: no limit of its own */
 	uint64_t response_timeout_ns; /* never 0 */
 	uint64_t reconnect_ns; /* 0: do not */

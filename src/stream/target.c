@@ -20,8 +20,7 @@ check_info(const struct target *t, const struct remote_info *i, struct err *e)
 		return err_set(e, ERR_GENERIC, 0,
 			       "the target '%s' wants blocks of %" PRIu32
 			       " bytes; at most %zu are supported",
-			       remote_address(t->remote), i->min_block,
-			       BUFFER_SIZE);
+			       target_address(t), i->min_block, BUFFER_SIZE);
 	return true;
 }
 
@@ -36,10 +35,41 @@ target_open(const struct target_options *o, struct target **out, struct err *e)
 	t->reconnect_ns = o->server.reconnect_delay_s * SECOND_NS;
 	t->response_timeout_ns =
 		(timeout ? timeout : DEFAULT_RESPONSE_S) * SECOND_NS;
+	t->max_zero = TARGET_MAX_ZERO_REMOTE;
 	if (!remote_new(&o->server, &t->remote, e) ||
 	    !remote_connect(t->remote, &t->idle, e) ||
 	    !remote_get_info(t->remote, t->idle, &t->info, e) ||
 	    !check_info(t, &t->info, e)) {
+		target_free(t);
+		return false;
+	}
+	*out = t;
+	return true;
+}
+
+bool
+target_open_block(struct block *b, const char *name, struct target **out,
+		  struct err *e)
+{
+	struct target *t = xzalloc(sizeof *t);
+
+	mtx_init(&t->lock, LOCK_REMOTE);
+	t->block = b;
+	t->name = xstrdup(name);
+	t->response_timeout_ns = DEFAULT_RESPONSE_S * SECOND_NS;
+	t->max_zero = TARGET_MAX_ZERO_BLOCK;
+	t->info = (struct remote_info){
+		.size = b->size,
+		.min_block = b->min_block,
+		.pref_block = b->pref_block,
+		.max_block = BUFFER_SIZE,
+		.read_only = b->read_only,
+		.rotational = b->rotational,
+		.can_flush = true,
+		.can_zero = true,
+		.can_multi_conn = true, /* drivers take any number of threads */
+	};
+	if (!check_info(t, &t->info, e)) {
 		target_free(t);
 		return false;
 	}
@@ -62,6 +92,9 @@ target_free(struct target *t)
 		target_hang_up(t->idle);
 	if (t->remote)
 		remote_free(t->remote);
+	if (t->block)
+		block_free(t->block);
+	free(t->name);
 	mtx_destroy(&t->lock);
 	free(t);
 }
@@ -169,5 +202,5 @@ target_can_flush(const struct target *t)
 const char *
 target_address(const struct target *t)
 {
-	return remote_address(t->remote);
+	return t->remote ? remote_address(t->remote) : t->name;
 }
