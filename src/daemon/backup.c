@@ -1,29 +1,28 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The backup job: from the arguments of blockdev-backup to a stream from a
- * view to a target, and what becomes of the bitmap.
- *
- * The order of the checks is QEMU's; clients see the first that fails.
+ * The backup job: a stream from a view to a target, and what becomes of the
+ * bitmap.
  */
+#include "daemon/backup.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/bits.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
+#include "daemon/pending.h"
 #include "daemon/plane.h"
 #include "daemon/qmp-server.h"
-#include "daemon/transaction.h"
 #include "schema/qmp-commands.h"
-#include "stream/stream.h"
 
 struct backup {
 	struct job job;
 	struct node *source, *target; /* borrowed: both are in use by us */
+	struct backup_target to;
 	struct bitmap *bitmap; /* borrowed: it is busy; or NULL */
 	enum bitmap_sync_mode mode;
 	struct epoch_set taken; /* of the bitmap, up to the cut */
@@ -31,18 +30,9 @@ struct backup {
 	struct stream *stream; /* owned; NULL before the start */
 	uint64_t cluster, offset, len;
 	unsigned max_lanes;
-	struct err start_error;
+	struct err end_error; /* with which the job completes */
 	struct task start_failed;
-};
-
-/* A job's arguments with names resolved. */
-struct plan {
-	const struct blockdev_backup *a;
-	struct node *source, *target;
-	struct bitmap *bitmap;
-	enum mirror_sync_mode sync; /* incremental has become bitmap */
-	enum bitmap_sync_mode mode;
-	uint64_t cluster;
+	struct work closing; /* the target, when the stream is over */
 };
 
 static struct backup *
@@ -54,11 +44,38 @@ to_backup(const struct job *j)
 /* --- the job ----------------------------------------------------------------------- */
 
 static void
+closing_run(struct work *w)
+{
+	backup_target_close(&container_of(w, struct backup, closing)->to);
+}
+
+static void
+closing_done(struct work *w)
+{
+	struct backup *b = container_of(w, struct backup, closing);
+
+	pending_end(b->job.d);
+	job_completed(&b->job,
+		      err_is_set(&b->end_error) ? &b->end_error : NULL);
+}
+
+/* Whoever hears that the job is over may open the target. */
+static void
+end(struct backup *b)
+{
+	struct daemon *d = b->job.d;
+
+	pending_begin(d);
+	b->closing = (struct work){ .run = closing_run, .done = closing_done };
+	work_submit(d->work, &d->loop, &b->closing);
+}
+
+static void
 on_stream_done(struct stream *s, void *opaque)
 {
 	const struct stream_result *r = stream_result(s);
 	struct backup *b = opaque;
-	struct err e = ERR_INIT;
+	struct err *e = &b->end_error;
 	bool source = r->side == STREAM_SOURCE;
 
 	stream_progress(s, &b->offset, &b->len);
@@ -67,7 +84,7 @@ on_stream_done(struct stream *s, void *opaque)
 			  " zeroed, %" PRIu64 " requests, %u lanes",
 			  b->job.id, r->bytes_sent, r->bytes_zeroed,
 			  r->requests, r->lanes);
-		job_completed(&b->job, NULL);
+		end(b);
 		return;
 	}
 	log_error("job '%s': %s", b->job.id, r->error.msg);
@@ -77,18 +94,16 @@ on_stream_done(struct stream *s, void *opaque)
 				  BLOCK_ERROR_ACTION_REPORT);
 	/* what QEMU's clients know how to tell apart is said in QEMU's words */
 	if (r->error.os == EIO || r->error.os == ENOSPC)
-		(void)err_set(&e, ERR_GENERIC, 0, "%s", strerror(r->error.os));
+		(void)err_set(e, ERR_GENERIC, 0, "%s", strerror(r->error.os));
 	else
-		e = r->error;
-	job_completed(&b->job, &e);
+		*e = r->error;
+	end(b);
 }
 
 static void
 on_start_failed(struct task *t)
 {
-	struct backup *b = container_of(t, struct backup, start_failed);
-
-	job_completed(&b->job, &b->start_error);
+	end(container_of(t, struct backup, start_failed));
 }
 
 static void
@@ -101,7 +116,9 @@ backup_start(struct job *j)
 		.size = b->source->size,
 		.copy = b->view->reader.mask,
 		.cluster = b->cluster,
-		.target = b->target->target,
+		.target = b->to.target,
+		.at = b->to.at,
+		.room = b->target->size,
 		.speed = j->speed,
 		.max_lanes = b->max_lanes,
 		.name = j->id,
@@ -109,7 +126,7 @@ backup_start(struct job *j)
 		.done = on_stream_done,
 	};
 
-	if (stream_start(&o, &b->stream, &b->start_error))
+	if (stream_start(&o, &b->stream, &b->end_error))
 		return;
 	b->stream = NULL;
 	b->start_failed.fn = on_start_failed;
@@ -268,6 +285,7 @@ backup_free(struct job *j)
 		b->target->target_of = NULL;
 	if (b->stream)
 		stream_free(b->stream);
+	backup_target_close(&b->to);
 	loop_cancel(&j->d->loop, &b->start_failed);
 	epoch_set_clear(&b->taken);
 	if (b->view)
@@ -284,176 +302,6 @@ static const struct job_ops backup_ops = {
 	.settle = backup_settle,
 	.free = backup_free,
 };
-
-/* --- the checks, in QEMU's order -------------------------------------------------------- */
-
-static struct node *
-resolve(struct daemon *d, const char *name, struct err *e)
-{
-	struct node *n = graph_device_or_node(d->graph, name);
-
-	if (!n)
-		(void)err_set(e, ERR_GENERIC, 0,
-			      "Cannot find device='%s' nor node-name='%s'",
-			      name, name);
-	return n;
-}
-
-/* Check 1 to 4. */
-static bool
-check_bitmap(struct plan *p, struct err *e)
-{
-	const struct blockdev_backup *a = p->a;
-	bool needs = a->sync == MIRROR_SYNC_MODE_BITMAP ||
-		     a->sync == MIRROR_SYNC_MODE_INCREMENTAL;
-	bool has_mode = a->has_bitmap_mode;
-
-	p->sync = a->sync;
-	p->mode = a->bitmap_mode;
-	if (needs && !a->bitmap)
-		return err_set(e, ERR_GENERIC, 0,
-			       "must provide a valid bitmap name for '%s' sync "
-			       "mode",
-			       mirror_sync_mode_str(a->sync));
-	if (a->sync == MIRROR_SYNC_MODE_INCREMENTAL) {
-		if (has_mode && a->bitmap_mode != BITMAP_SYNC_MODE_ON_SUCCESS)
-			return err_set(e, ERR_GENERIC, 0,
-				       "Bitmap sync mode must be 'on-success' "
-				       "when using sync mode 'incremental'");
-		has_mode = true;
-		p->sync = MIRROR_SYNC_MODE_BITMAP;
-		p->mode = BITMAP_SYNC_MODE_ON_SUCCESS;
-	}
-	if (!a->bitmap) {
-		if (has_mode)
-			return err_set(e, ERR_GENERIC, 0,
-				       "Cannot specify bitmap sync mode "
-				       "without a bitmap");
-		return true;
-	}
-	p->bitmap = node_bitmap(p->source, a->bitmap);
-	if (!p->bitmap)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Bitmap '%s' could not be found", a->bitmap);
-	if (!has_mode)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Bitmap sync mode must be given when providing "
-			       "a bitmap");
-	if (!bitmap_check(p->bitmap, BITMAP_BUSY | BITMAP_INCONSISTENT, e))
-		return false;
-	if (a->sync == MIRROR_SYNC_MODE_NONE)
-		return err_set(e, ERR_GENERIC, 0,
-			       "sync mode 'none' does not produce meaningful "
-			       "bitmap outputs");
-	if (p->mode == BITMAP_SYNC_MODE_NEVER &&
-	    p->sync != MIRROR_SYNC_MODE_BITMAP)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Bitmap sync mode 'never' has no meaningful "
-			       "effect when combined with sync mode '%s'",
-			       mirror_sync_mode_str(a->sync));
-	return true;
-}
-
-static bool
-check_target(struct plan *p, struct err *e)
-{
-	const struct node *t = p->target;
-
-	if (p->source == t)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Source and target cannot be the same");
-	if (p->a->compress)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Compression is not supported for this drive %s",
-			       "");
-	if (!node_check_idle(p->source, e) || !node_check_idle(t, e))
-		return false;
-	if (p->source->parent)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Node '%s' is busy: node is used as 'file' of "
-			       "'%s'",
-			       p->source->name, p->source->parent->name);
-	if (t->exports || t->views || t->parent)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Node '%s' is busy: it is in use and cannot be "
-			       "the target of a backup",
-			       t->name);
-	if (t->read_only)
-		return err_set(e, ERR_GENERIC, 0, "Block node is read-only");
-	if (!t->target)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Node '%s' cannot be the target of a backup: "
-			       "its driver is '%s', not 'nbd'",
-			       t->name,
-			       blockdev_driver_str(t->options->driver));
-	return true;
-}
-
-/* What other issues of QEMU's surface ask for and we do not have. */
-static bool
-check_supported(const struct blockdev_backup *a, struct err *e)
-{
-	if (a->sync == MIRROR_SYNC_MODE_NONE)
-		return err_set(e, ERR_GENERIC, 0,
-			       "sync mode 'none' is not supported");
-	if (a->has_on_source_error &&
-	    a->on_source_error != BLOCKDEV_ON_ERROR_REPORT)
-		return err_set(e, ERR_GENERIC, 0,
-			       "on-source-error '%s' is not supported",
-			       blockdev_on_error_str(a->on_source_error));
-	if (a->has_on_target_error &&
-	    a->on_target_error != BLOCKDEV_ON_ERROR_REPORT)
-		return err_set(e, ERR_GENERIC, 0,
-			       "on-target-error '%s' is not supported",
-			       blockdev_on_error_str(a->on_target_error));
-	if (a->discard_source)
-		return err_set(e, ERR_GENERIC, 0,
-			       "discard-source is not supported");
-	return true;
-}
-
-/* Check 8 to 12. */
-static bool
-check_sizes(struct plan *p, struct graph *graph, struct err *e)
-{
-	const struct backup_perf *perf = p->a->x_perf;
-	uint64_t wanted = 0;
-
-	if (perf && perf->has_max_workers &&
-	    (perf->max_workers < 1 || perf->max_workers > INT_MAX))
-		return err_set(e, ERR_GENERIC, 0,
-			       "max-workers must be between 1 and %d", INT_MAX);
-	if (perf && perf->has_max_chunk && perf->max_chunk < 0)
-		return err_set(e, ERR_GENERIC, 0,
-			       "max-chunk must be zero (which means no limit) "
-			       "or positive");
-	if (p->bitmap && p->mode != BITMAP_SYNC_MODE_NEVER &&
-	    !bitmap_check(p->bitmap, BITMAP_READONLY, e))
-		return false;
-	if (round_up(target_size(p->target->target), 512) != p->source->size)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Source and target image have different sizes");
-	if (perf && perf->has_min_cluster_size && perf->min_cluster_size) {
-		wanted = perf->min_cluster_size;
-		if (!is_pow2(wanted))
-			return err_set(e, ERR_GENERIC, 0,
-				       "Could not create node: Cannot create "
-				       "block-copy-state: min-cluster-size "
-				       "needs to be a power of 2");
-	}
-	if (p->a->filter_node_name &&
-	    !graph_name_check(graph, p->a->filter_node_name, e))
-		return err_prefix(e, "Could not create node: ");
-	p->cluster = stream_cluster(p->target->target, wanted);
-	if (perf && perf->has_max_chunk && perf->max_chunk > 0 &&
-	    (uint64_t)perf->max_chunk < p->cluster)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Required max-chunk (%" PRIi64
-			       ") is less than backup cluster size (%" PRIu64
-			       ")",
-			       perf->max_chunk, p->cluster);
-	return true;
-}
 
 /* --- the action ------------------------------------------------------------------------------ */
 
@@ -488,7 +336,7 @@ undo_discard(struct undo_entry *u)
  * cut.
  */
 static bool
-take_bitmap(struct transaction *t, struct backup *b, struct plan *p,
+take_bitmap(struct transaction *t, struct backup *b, struct backup_plan *p,
 	    struct err *e)
 {
 	struct node_cut *c = transaction_cut(t, p->source);
@@ -522,7 +370,7 @@ limit_view(struct backup *b, const struct node *n)
 
 /* Default: the name of the device. */
 static const char *
-job_id(struct daemon *d, const struct plan *p)
+job_id(struct daemon *d, const struct backup_plan *p)
 {
 	const struct export *x = graph_device(d->graph, p->source);
 
@@ -531,10 +379,31 @@ job_id(struct daemon *d, const struct plan *p)
 	return x ? x->options->id : "";
 }
 
-/* Everything is checked; only the job's own members are left to fail. */
+/* The target's blocks may make the cluster larger than was thought. */
 static bool
-create(struct transaction *t, struct plan *p, struct err *e)
+make_target(struct transaction_file *f, struct err *e)
 {
+	struct backup *b = container_of(f, struct backup, to.file);
+
+	if (!backup_target_open(&b->to, e))
+		return false;
+	b->cluster = stream_cluster(b->to.target, b->cluster);
+	b->view->unit = max_u64(b->view->unit, b->cluster);
+	return true;
+}
+
+static void
+use_bitmap(struct backup *b, struct bitmap *bm)
+{
+	b->bitmap = bm;
+	bm->job = &b->job;
+	bm->taken = &b->taken;
+}
+
+static bool
+create(struct transaction *t, struct backup_plan *p, struct err *e)
+{
+	const struct blockdev_backup *a = p->a;
 	struct daemon *d = transaction_daemon(t);
 	struct backup *b = xzalloc(sizeof *b);
 	struct backup_undo *bu;
@@ -549,17 +418,17 @@ create(struct transaction *t, struct plan *p, struct err *e)
 	bu->u.abort = undo_discard;
 	bu->b = b;
 	undo_push(transaction_undo(t), &bu->u);
-	if (p->a->has_speed && p->a->speed < 0)
+	if (a->has_speed && a->speed < 0)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Parameter 'speed' expects a non-negative "
 			       "value");
-	b->job.auto_finalize = !p->a->has_auto_finalize || p->a->auto_finalize;
-	b->job.auto_dismiss = !p->a->has_auto_dismiss || p->a->auto_dismiss;
-	b->job.speed = (uint64_t)p->a->speed;
+	b->job.auto_finalize = !a->has_auto_finalize || a->auto_finalize;
+	b->job.auto_dismiss = !a->has_auto_dismiss || a->auto_dismiss;
+	b->job.speed = (uint64_t)a->speed;
 	b->cluster = p->cluster;
 	b->mode = p->mode;
-	if (p->a->x_perf && p->a->x_perf->has_max_workers)
-		b->max_lanes = (unsigned)p->a->x_perf->max_workers;
+	if (a->x_perf && a->x_perf->has_max_workers)
+		b->max_lanes = (unsigned)a->x_perf->max_workers;
 	if (p->bitmap && !take_bitmap(t, b, p, e))
 		return false;
 	b->view = view_file_new(d, p->source, p->cluster);
@@ -568,31 +437,24 @@ create(struct transaction *t, struct plan *p, struct err *e)
 	b->source = p->source;
 	b->target = p->target;
 	b->target->target_of = &b->job;
-	b->bitmap = p->bitmap;
-	if (b->bitmap) {
-		b->bitmap->job = &b->job;
-		b->bitmap->taken = &b->taken;
-	}
+	if (p->bitmap)
+		use_bitmap(b, p->bitmap);
 	view_file_attach(b->view, p->source);
 	transaction_add_view(t, p->source, b->view);
+	backup_target_plan(&b->to, p->target);
+	b->to.file.make = make_target;
+	transaction_add_file(t, &b->to.file);
 	return true;
 }
 
+/* Everything is checked before; only the job's own members are left to fail. */
 bool
 action_blockdev_backup(struct transaction *t, const struct blockdev_backup *a,
 		       struct err *e)
 {
-	struct daemon *d = transaction_daemon(t);
-	struct plan p = { .a = a };
+	struct backup_plan p = { .a = a };
 
-	p.source = resolve(d, a->device, e);
-	if (!p.source)
-		return false;
-	p.target = resolve(d, a->target, e);
-	if (!p.target)
-		return false;
-	if (!check_bitmap(&p, e) || !check_target(&p, e) ||
-	    !check_supported(a, e) || !check_sizes(&p, d->graph, e))
-		return false;
-	return create(t, &p, e);
+	return backup_plan_nodes(&p, transaction_daemon(t), e) &&
+	       backup_plan_check(&p, transaction_daemon(t), e) &&
+	       create(t, &p, e);
 }

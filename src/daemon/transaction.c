@@ -36,6 +36,7 @@ struct transaction {
 	struct undo undo;
 	struct node_cut *cuts;
 	struct new_view *views;
+	struct transaction_file *files, **files_tail; /* borrowed */
 	uint64_t cut_id;
 	void (*done)(void *opaque, const struct err *e);
 	void *opaque;
@@ -136,6 +137,14 @@ transaction_add_view(struct transaction *t, struct node *n, struct view_file *v)
 	nv->image = image_reader_plan(n, &nv->fds);
 	nv->next = t->views;
 	t->views = nv;
+}
+
+void
+transaction_add_file(struct transaction *t, struct transaction_file *f)
+{
+	f->next = NULL;
+	*t->files_tail = f;
+	t->files_tail = &f->next;
 }
 
 struct job_group *
@@ -442,6 +451,9 @@ make_files(struct transaction *t)
 	for (struct node_cut *c = t->cuts; c; c = c->next)
 		if (node_records(c->node) && !epoch_file_make(c->epoch, &t->e))
 			return false;
+	for (struct transaction_file *f = t->files; f; f = f->next)
+		if (!f->make(f, &t->e))
+			return false;
 	for (struct new_view *v = t->views; v; v = v->next)
 		if (!view_file_make(v->v, &t->e) ||
 		    !image_reader_open(v->image, &v->fds, &v->block, &t->e))
@@ -586,6 +598,7 @@ transaction_run(struct daemon *d, struct transaction_action_list *actions,
 	t->grouped = grouped;
 	t->done = done;
 	t->opaque = opaque;
+	t->files_tail = &t->files;
 	t->settled.fn = begin;
 	pending_begin(d);
 	plane_when_settled(d->plane, &t->settled);

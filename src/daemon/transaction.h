@@ -7,8 +7,8 @@
  * 1. Every action is prepared in memory, in order, and sees what the ones
  *    before it did.  The first failure undoes them all, in reverse.
  *    Nobody else's registry is written from here to the end (registry_hold).
- * 2. Files are made (epochs, states, stores), readers are opened, and the
- *    registry that the transaction leads to is staged.  A failure undoes all.
+ * 2. Files are made (epochs, states, stores, targets), images are opened, and
+ *    the registry that the transaction leads to is staged.  A failure undoes all.
  * 3. The data plane prepares each node's part, then cuts all of them at one
  *    instant.  A failure undoes all.
  * 4. The registry is published.  Jobs start, in reverse order.
@@ -54,6 +54,16 @@ struct node_cut *transaction_cut(struct transaction *t, struct node *n);
  */
 void transaction_add_view(struct transaction *t, struct node *n,
 			  struct view_file *v);
+
+/* Something that step 2 makes besides: @make runs once, on the worker, in order
+ * of adding and before views are made.  Embedded in what undoes it; borrowed
+ * until the transaction is over.
+ */
+struct transaction_file {
+	bool (*make)(struct transaction_file *f, struct err *e);
+	struct transaction_file *next;
+};
+void transaction_add_file(struct transaction *t, struct transaction_file *f);
 
 /* The group that a new job joins; NULL: one of its own. */
 struct job_group *transaction_group(struct transaction *t);

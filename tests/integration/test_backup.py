@@ -134,17 +134,6 @@ def test_qemu_nbd_is_a_good_target(q, dir, disks, make_target):
     guest.same(path, raw)
 
 
-@pytest.mark.needs("stillpoint")        # QEMU writes to any node
-def test_target_that_is_no_nbd_node_is_refused_with_its_driver(q, dir,
-                                                               disks):
-    disks.add()
-    out = guest.make_image(os.path.join(dir, "out.raw"), disks.size)
-    q.cmd("blockdev-add", driver="file", node_name="target0", filename=out)
-    e = q.error("blockdev-backup", backup("disk0", "target0", "j"))
-    assert "'target0'" in e.desc and "'file'" in e.desc and "nbd" in e.desc
-    assert q.cmd("query-jobs") == []
-
-
 def test_speed_limits_the_backup_and_can_be_lifted(q, disks, backup_node):
     path = disks.add(data=((0, 16 << 20),))
     target = backup_node()

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The parts of a backup: its arguments and their checks (backup-check.c), how
+ * its target is opened (backup-target.c), and the job (backup.c).
+ */
+#ifndef DAEMON_BACKUP_H
+#define DAEMON_BACKUP_H
+
+#include "daemon/transaction.h"
+#include "link/link.h"
+#include "stream/stream.h"
+
+/* --- arguments: loop ------------------------------------------------------------ */
+
+/* With names resolved; all borrowed. */
+struct backup_plan {
+	const struct blockdev_backup *a;
+	struct node *source, *target;
+	struct bitmap *bitmap; /* or NULL */
+	enum mirror_sync_mode sync; /* incremental has become bitmap */
+	enum bitmap_sync_mode mode;
+	uint64_t cluster; /* of the job */
+};
+
+/* Find @source and @target by the names in @a. */
+bool backup_plan_nodes(struct backup_plan *p, struct daemon *d, struct err *e)
+	MUST_CHECK;
+
+/* Check everything and fill in the rest. */
+bool backup_plan_check(struct backup_plan *p, struct daemon *d, struct err *e)
+	MUST_CHECK;
+
+/* --- the target ------------------------------------------------------------------ */
+
+/* The daemon is the home of a target: it opens the image for writing when the
+ * job is prepared, and closes it when its stream is over.  An nbd node has its
+ * connection all the time, and a job borrows that.
+ */
+struct backup_target {
+	struct transaction_file file; /* for its user */
+	const char *name; /* borrowed from the node */
+	struct link_image *image; /* owned; NULL: nothing to open */
+	struct link_msg fds; /* that @image refers to */
+	struct target *own; /* owned: opened by us; or NULL */
+	struct target *target; /* @own, or borrowed from a node */
+	uint64_t at; /* where in it the disk begins */
+};
+
+/* Loop.  @t is zeroed. */
+void backup_target_plan(struct backup_target *t, const struct node *n);
+
+/* Worker; may block. */
+bool backup_target_open(struct backup_target *t, struct err *e) MUST_CHECK;
+
+/* Any thread; may block, except when it was never opened.  May come again. */
+void backup_target_close(struct backup_target *t);
+
+/* Loop.  The cluster of a job that writes to @n. */
+uint64_t backup_target_cluster(const struct node *n, uint64_t wanted);
+
+#endif
