@@ -403,19 +403,36 @@ link_node_close(struct link_call *call, struct link_node_close_args *arg)
 	link_call_fail(call, &e);
 }
 
-bool
-link_node_descriptor(struct link_call *call,
-		     const struct link_node_descriptor_args *arg, struct err *e)
+/* The files of @b and of what it stands on. */
+static bool
+add_files(struct link_call *call, const struct block *b, struct link_files *f)
 {
+	const char *name = block_filename(b);
+	int fd = block_fd(b);
+	struct block *c;
+	bool ok = true;
+
+	if (fd >= 0 && name)
+		ok = str_list_append(&f->names, name) &&
+		     link_call_add_fd(call, fd);
+	for (unsigned i = 0; ok && (c = block_child(b, i)); i++)
+		ok = add_files(call, c, f);
+	return ok;
+}
+
+bool
+link_node_files(struct link_call *call, const struct link_node_files_args *arg,
+		struct link_files **ret, struct err *e)
+{
+	AUTO(link_files_free) struct link_files *f = calloc(1, sizeof *f);
 	struct node *n = NULL;
-	int fd;
 
 	if (!find_node(call, arg->node, &n, e))
 		return false;
-	fd = block_fd(n->image);
-	if (fd >= 0 && !link_call_add_fd(call, fd))
+	if (!f || !add_files(call, n->image, f))
 		return err_set(e, ERR_GENERIC, EMFILE,
-			       "cannot send the image of '%s'", arg->node);
+			       "cannot send the files of '%s'", arg->node);
+	*ret = steal(&f);
 	return true;
 }
 

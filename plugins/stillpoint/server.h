@@ -38,7 +38,7 @@ struct link_call {
 	struct json *id; /* owned */
 	struct link_msg msg; /* owned: the request's text and descriptors */
 	struct json_out out;
-	int fds[LINK_MAX_LISTENS]; /* to go with the answer; owned */
+	int fds[LINK_MAX_FDS]; /* to go with the answer; owned */
 	unsigned nfds;
 	/* asynchronous calls: */
 	struct link_call *next;

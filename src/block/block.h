@@ -14,6 +14,7 @@
 #ifndef BLOCK_BLOCK_H
 #define BLOCK_BLOCK_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -50,16 +51,62 @@ struct block_ops {
 		      unsigned *flags);
 	/* Optional: read ahead. */
 	int (*cache)(struct block *b, uint64_t off, uint64_t len);
-	/* Optional: the descriptor that carries the image lock; borrowed. */
+	/* Optional: the descriptor that carries the image lock, borrowed, and
+	 * the image's name; of this layer alone.
+	 */
 	int (*fd)(const struct block *b);
+	const char *(*filename)(const struct block *b);
+	/* Optional: the images that this one stands on, in the order of
+	 * enum child_role (daemon/children.h); NULL behind the last.  Borrowed.
+	 */
+	struct block *(*child)(const struct block *b, unsigned i);
+	/* Optional (ENOTSUP): make the disk @size bytes long, a multiple of
+	 * 512, and set b->size.  What is new reads as zeroes.  Nobody else is
+	 * inside.
+	 */
+	int (*truncate)(struct block *b, uint64_t size);
+	/* Optional: in how many layers from here the run at @off is looked
+	 * for until it is found: 1 is this one, 0 nowhere (it reads as
+	 * zeroes).  Without it everything is in this layer, as QEMU has it
+	 * for raw images.
+	 */
+	int (*depth)(struct block *b, uint64_t off, uint64_t len, uint64_t *n,
+		     unsigned *depth);
+	/* Optional (ENOTSUP): write compressed.  @off is a multiple of
+	 * b->cluster, and so is @len unless the disk ends there.
+	 */
+	int (*compress)(struct block *b, const void *buf, size_t len,
+			uint64_t off);
+	/* Optional: from hold to release host space that is given up is
+	 * neither used again nor punched out, so that a reader with older
+	 * tables finds what they say (DESIGN, section 5).  They nest.  hold is
+	 * called where no write is in flight.
+	 */
+	void (*hold)(struct block *b);
+	void (*release)(struct block *b);
+};
+
+/* Where guests have written to, for statistics and a threshold; see
+ * block_set_threshold.  Zeroes in the beginning.
+ */
+struct block_high {
+	_Atomic uint64_t notice; /* writes that end above it are news */
+	_Atomic uint64_t highest; /* the highest end of a write */
+	_Atomic uint64_t threshold; /* 0: none */
+	_Atomic uint64_t crossed, by; /* a threshold and by how much; 0 none */
+	void (*fn)(void *opaque); /* whom to tell */
+	void *opaque;
 };
 
 /* Drivers embed this as their first member; others read its fields only. */
 struct block {
 	const struct block_ops *ops;
+	char *node; /* owned by block_free: the node's name, or NULL */
+	struct block_high high;
 	uint64_t size; /* bytes, a multiple of 512 */
 	uint32_t min_block; /* request alignment: 1 or a power of two */
 	uint32_t pref_block; /* preferred request size */
+	uint32_t cluster; /* unit of allocation; 0: none */
 	bool read_only;
 	bool rotational;
 	bool discard_unmap; /* "discard": "unmap"; else discards are dropped */
@@ -84,8 +131,40 @@ int block_flush(struct block *b);
 int block_extent(struct block *b, uint64_t off, uint64_t len, uint64_t *n,
 		 unsigned *flags);
 int block_cache(struct block *b, uint64_t off, uint64_t len);
-/* The descriptor that carries the image lock, or -1; borrowed. */
+int block_truncate(struct block *b, uint64_t size);
+int block_depth(struct block *b, uint64_t off, uint64_t len, uint64_t *n,
+		unsigned *depth);
+int block_compress(struct block *b, const void *buf, size_t len, uint64_t off);
+/* Reach every layer below as well. */
+void block_hold(struct block *b);
+void block_release(struct block *b);
+
+/* --- what an image is made of ---------------------------------------------- */
+
+/* NULL behind the last; borrowed. */
+struct block *block_child(const struct block *b, unsigned i);
+
+/* The descriptor that carries this layer's image lock, or -1; borrowed. */
 int block_fd(const struct block *b);
+/* The name of this layer's image, or NULL; borrowed. */
+const char *block_filename(const struct block *b);
+
+/* The layer with this node name in @b, or NULL. */
+struct block *block_find(struct block *b, const char *node);
+
+/* For a driver whose image is @file's, or a part of it: everything but
+ * operations, names and options.
+ */
+void block_inherit(struct block *b, const struct block *file);
+
+/* A write that ends above @threshold bytes is noticed once: high.crossed and
+ * high.by are set, the threshold is gone, and @fn is called in the thread that
+ * writes.  0: none.  One thread at a time.
+ */
+void block_set_threshold(struct block *b, uint64_t threshold,
+			 void (*fn)(void *opaque), void *opaque);
+/* Is there one to tell about?  It is taken. */
+bool block_take_crossed(struct block *b, uint64_t *threshold, uint64_t *by);
 
 /* --- file: regular files and host block devices ------------------------- */
 

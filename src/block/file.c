@@ -30,6 +30,7 @@
 struct file {
 	struct block block;
 	int fd; /* owned */
+	char *name; /* owned */
 	bool direct, device;
 	_Atomic bool cannot_zero; /* fallocate's ZERO_RANGE is not there */
 	_Atomic bool cannot_punch; /* nor PUNCH_HOLE */
@@ -50,6 +51,7 @@ file_free(struct block *b)
 
 	(void)close(f->fd);
 	(void)pthread_rwlock_destroy(&f->modify);
+	free(f->name);
 	free(f);
 }
 
@@ -362,6 +364,27 @@ file_fd(const struct block *b)
 	return container_of(b, const struct file, block)->fd;
 }
 
+static const char *
+file_filename(const struct block *b)
+{
+	return container_of(b, const struct file, block)->name;
+}
+
+/* A device has the size that it has. */
+static int
+file_truncate(struct block *b, uint64_t size)
+{
+	struct file *f = to_file(b);
+
+	if (f->device)
+		return size == b->size ? 0 : size < b->size ? ENOTSUP : EINVAL;
+	while (ftruncate(f->fd, (off_t)size) < 0)
+		if (errno != EINTR)
+			return errno;
+	b->size = size;
+	return 0;
+}
+
 static const struct block_ops file_ops = {
 	.name = "file",
 	.free = file_free,
@@ -373,6 +396,8 @@ static const struct block_ops file_ops = {
 	.extent = file_extent,
 	.cache = file_cache,
 	.fd = file_fd,
+	.filename = file_filename,
+	.truncate = file_truncate,
 };
 
 static const struct block_ops host_device_ops = {
@@ -386,6 +411,8 @@ static const struct block_ops host_device_ops = {
 	.extent = file_extent,
 	.cache = file_cache,
 	.fd = file_fd,
+	.filename = file_filename,
+	.truncate = file_truncate,
 };
 
 /* Size and alignment of what @f->fd refers to. */
@@ -422,14 +449,16 @@ block_file_open(const struct block_file_options *o, struct block **out,
 {
 	AUTO(close) int fd = o->fd;
 	AUTO(free) struct file *f = calloc(1, sizeof *f);
+	AUTO(free) char *name = strdup(o->name);
 
-	if (!f)
+	if (!f || !name)
 		return err_set(e, ERR_GENERIC, ENOMEM, "Could not open '%s'",
 			       o->name);
 	f->fd = fd;
 	f->direct = o->direct;
 	if (!look_at(f, o->name, e))
 		return false;
+	f->name = steal(&name);
 	f->block.ops = f->device ? &host_device_ops : &file_ops;
 	f->block.read_only = o->read_only;
 	f->block.min_block = 1;

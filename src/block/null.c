@@ -85,6 +85,13 @@ null_extent(struct block *b, uint64_t off, uint64_t len, uint64_t *n,
 	return 0;
 }
 
+static int
+null_truncate(struct block *b, uint64_t size)
+{
+	b->size = size;
+	return 0;
+}
+
 static const struct block_ops null_ops = {
 	.name = "null-co",
 	.free = null_free,
@@ -94,6 +101,7 @@ static const struct block_ops null_ops = {
 	.discard = null_discard,
 	.flush = null_flush,
 	.extent = null_extent,
+	.truncate = null_truncate,
 };
 
 bool

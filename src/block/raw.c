@@ -13,6 +13,7 @@ struct raw {
 	struct block block;
 	struct block *file; /* owned */
 	uint64_t offset;
+	bool fixed; /* has a size of its own */
 };
 
 static struct raw *
@@ -85,10 +86,36 @@ raw_cache(struct block *b, uint64_t off, uint64_t len)
 	return block_cache(r->file, off + r->offset, len);
 }
 
-static int
-raw_fd(const struct block *b)
+static struct block *
+raw_child(const struct block *b, unsigned i)
 {
-	return block_fd(container_of(b, const struct raw, block)->file);
+	return i ? NULL : container_of(b, const struct raw, block)->file;
+}
+
+/* Resizing the window resizes what it looks at, as in QEMU. */
+static int
+raw_truncate(struct block *b, uint64_t size)
+{
+	struct raw *r = to_raw(b);
+	int os = 0;
+
+	if (r->fixed)
+		return ENOTSUP;
+	if (size > INT64_MAX - r->offset)
+		return EINVAL;
+	os = block_truncate(r->file, size + r->offset);
+	if (!os)
+		b->size = size;
+	return os;
+}
+
+static int
+raw_depth(struct block *b, uint64_t off, uint64_t len, uint64_t *n,
+	  unsigned *depth)
+{
+	struct raw *r = to_raw(b);
+
+	return block_depth(r->file, off + r->offset, len, n, depth);
 }
 
 static const struct block_ops raw_ops = {
@@ -101,7 +128,9 @@ static const struct block_ops raw_ops = {
 	.flush = raw_flush,
 	.extent = raw_extent,
 	.cache = raw_cache,
-	.fd = raw_fd,
+	.child = raw_child,
+	.truncate = raw_truncate,
+	.depth = raw_depth,
 };
 
 bool
@@ -126,9 +155,10 @@ block_raw_open(struct block *file, uint64_t offset, bool has_size,
 	r = calloc(1, sizeof *r);
 	if (!r)
 		return err_set(e, ERR_GENERIC, ENOMEM, "cannot open raw");
-	r->block = *own;
+	block_inherit(&r->block, own);
 	r->block.ops = &raw_ops;
 	r->block.size = size;
+	r->fixed = has_size;
 	r->file = steal(&own);
 	r->offset = offset;
 	*out = &r->block;

@@ -94,12 +94,11 @@ check_target(struct backup_plan *p, struct err *e)
 			       "");
 	if (!node_check_idle(p->source, e) || !node_check_idle(t, e))
 		return false;
-	if (p->source->parent)
+	if (p->source->parents)
 		return err_set(e, ERR_GENERIC, 0,
-			       "Node '%s' is busy: node is used as 'file' of "
-			       "'%s'",
-			       p->source->name, p->source->parent->name);
-	if (t->exports || t->views || t->parent)
+			       "Node '%s' is busy: it is part of another node",
+			       p->source->name);
+	if (t->exports || t->views || t->parents)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Node '%s' is busy: it is in use and cannot be "
 			       "the target of a backup",

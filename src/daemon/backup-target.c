@@ -16,8 +16,8 @@ remote(const struct node *n, uint64_t *at)
 {
 	*at = 0;
 	while (!n->target && n->options->driver == BLOCKDEV_DRIVER_RAW) {
-		*at += n->image->u.raw->offset;
-		n = n->child;
+		*at += (uint64_t)n->options->u.raw->offset;
+		n = n->child[CHILD_FILE];
 	}
 	return n->target;
 }
@@ -30,7 +30,7 @@ backup_target_plan(struct backup_target *t, const struct node *n)
 	if (t->target)
 		return;
 	t->at = 0;
-	t->image = image_reader_plan(n, &t->fds);
+	t->image = image_plan(n, &t->fds);
 }
 
 bool

@@ -78,11 +78,11 @@ add_check(struct node *n, const struct block_dirty_bitmap_add *a, struct err *e)
 	if (strlen(a->name) > NAME_MAX_BYTES)
 		return err_set(e, ERR_GENERIC, 0, "Bitmap name too long: %s",
 			       a->name);
-	if (n->parent)
+	if (n->parents)
 		return err_set(e, ERR_GENERIC, 0,
-			       "Node '%s' is the 'file' of node '%s': a bitmap "
+			       "Node '%s' is part of another node: a bitmap "
 			       "belongs on that one",
-			       n->name, n->parent->name);
+			       n->name);
 	return true;
 }
 

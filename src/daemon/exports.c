@@ -53,11 +53,8 @@ check_node(struct graph *g, const struct block_export_options *o,
 			       o->node_name);
 	if (!node_check_idle(n, e))
 		return false;
-	if (n->parent)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Node '%s' is busy: node is used as 'file' of "
-			       "'%s'",
-			       n->name, n->parent->name);
+	if (!node_check_top(g, n, e))
+		return false;
 	if (o->writable && n->read_only)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Cannot export read-only node as writable");

@@ -27,8 +27,13 @@ graph_free(struct graph *g)
 {
 	while (g->exports)
 		graph_remove_export(g, g->exports);
-	while (g->nodes)
-		graph_remove_node(g, g->nodes);
+	while (g->nodes) {
+		struct node *n = g->nodes;
+
+		while (n->parents)
+			n = n->next;
+		graph_remove_node(g, n);
+	}
 	free(g);
 }
 
@@ -114,8 +119,9 @@ graph_add_node(struct graph *g, struct node *n)
 {
 	n->next = g->nodes;
 	g->nodes = n;
-	if (n->child)
-		n->child->parent = n;
+	for (int i = 0; i < CHILD_ROLES; i++)
+		if (n->child[i])
+			n->child[i]->parents++;
 }
 
 void
@@ -125,11 +131,10 @@ node_free(struct node *n)
 		bitmap_free(n->bitmaps);
 	if (n->epoch)
 		epoch_file_unref(n->epoch);
-	for (unsigned i = 0; i < n->nfds; i++)
-		(void)close(n->fds[i]);
+	if (n->fd >= 0)
+		(void)close(n->fd);
 	if (n->target)
 		target_free(n->target);
-	link_image_free(n->image);
 	blockdev_options_free(n->options);
 	free(n->name);
 	free(n);
@@ -138,19 +143,76 @@ node_free(struct node *n)
 void
 graph_remove_node(struct graph *g, struct node *n)
 {
-	struct node **p = &g->nodes, *child = n->child;
+	struct node *child[CHILD_ROLES];
+	struct node **p = &g->nodes;
 
+	assert(n->parents == 0);
+	memcpy(child, n->child, sizeof child);
 	while (*p != n)
 		p = &(*p)->next;
 	*p = n->next;
-	if (n->parent)
-		n->parent->child = NULL;
 	node_free(n);
-	if (!child)
-		return;
-	child->parent = NULL;
-	if (!child->monitor_owned)
-		graph_remove_node(g, child);
+	for (int i = 0; i < CHILD_ROLES; i++)
+		if (child[i] && --child[i]->parents == 0 &&
+		    !child[i]->monitor_owned)
+			graph_remove_node(g, child[i]);
+}
+
+struct node *
+graph_parent(struct graph *g, const struct node *n, enum child_role *role)
+{
+	if (!n->parents)
+		return NULL;
+	for (struct node *p = g->nodes; p; p = p->next)
+		for (int i = 0; i < CHILD_ROLES; i++)
+			if (p->child[i] == n) {
+				*role = (enum child_role)i;
+				return p;
+			}
+	return NULL;
+}
+
+bool
+node_stands_on(const struct node *top, const struct node *n)
+{
+	bool found = top == n;
+
+	for (int i = 0; i < CHILD_ROLES && !found; i++)
+		found = top->child[i] && node_stands_on(top->child[i], n);
+	return found;
+}
+
+/* The child that holds the node's data, or a part of it. */
+static const struct node *
+storage(const struct node *n)
+{
+	return n->child[CHILD_FILE] ? n->child[CHILD_FILE]
+				    : n->child[CHILD_IMAGE];
+}
+
+int
+node_fd(const struct node *n)
+{
+	for (; n; n = storage(n))
+		if (n->fd >= 0)
+			return n->fd;
+	return -1;
+}
+
+const char *
+node_filename(const struct node *n)
+{
+	while (storage(n))
+		n = storage(n);
+	switch (n->options->driver) {
+	case BLOCKDEV_DRIVER_FILE: return n->options->u.file->filename;
+	case BLOCKDEV_DRIVER_HOST_DEVICE:
+		return n->options->u.host_device->filename;
+	case BLOCKDEV_DRIVER_NBD:
+		return n->target ? target_address(n->target) : "";
+	case BLOCKDEV_DRIVER_NULL_CO: return "null-co://";
+	default: return "";
+	}
 }
 
 bool
@@ -162,6 +224,24 @@ node_check_idle(const struct node *n, struct err *e)
 			       "block job: backup",
 			       n->name);
 	return true;
+}
+
+bool
+node_check_top(struct graph *g, const struct node *n, struct err *e)
+{
+	enum child_role role;
+	const struct node *p = graph_parent(g, n, &role);
+
+	if (!p)
+		return true;
+	if (role == CHILD_BACKING)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Node '%s' is busy: node is used as backing hd "
+			       "of '%s'",
+			       n->name, p->name);
+	return err_set(e, ERR_GENERIC, 0,
+		       "Node '%s' is busy: node is used as '%s' of '%s'",
+		       n->name, child_role_str(role), p->name);
 }
 
 /* --- bitmaps ---------------------------------------------------------------- */

@@ -12,10 +12,15 @@
  * 1. An enabled bitmap's set has the node's open epoch in it.
  * 2. A node has an open epoch exactly while it has an enabled bitmap.
  * 3. Epochs in a set that are not the open one never change any more.
+ * 4. A node lives while the monitor owns it (blockdev-add), or another node
+ *    has it as a child.  Both count once.
+ * 5. Nodes form no cycle: a child is there before its parent.
+ * 6. A node that can be written has one user: one parent or its exports.
  */
 #ifndef DAEMON_GRAPH_H
 #define DAEMON_GRAPH_H
 
+#include "daemon/children.h"
 #include "daemon/epochs.h"
 #include "link/link.h"
 #include "schema/link-types.h"
@@ -26,6 +31,9 @@ struct graph;
 struct job;
 struct target;
 struct view_file;
+
+/* A chain is described in one message, with a descriptor for each file. */
+#define NODE_MAX_LAYERS 128
 
 struct bitmap {
 	struct bitmap *next; /* on the node, newest first */
@@ -46,19 +54,14 @@ struct node {
 	struct node *next; /* newest first */
 	char *name; /* owned */
 	struct blockdev_options *options; /* owned: as they were given */
-	const char *filename; /* borrowed from options, or "" */
 	uint64_t size;
 	bool read_only;
 	bool monitor_owned; /* made by blockdev-add, not inside another node */
-	/* How to open it, with descriptors @fds (owned) that its members
-	 * refer to; the file's one carries the image lock.
-	 */
-	struct link_image *image; /* owned */
-	int fds[LINK_MAX_FDS];
-	unsigned nfds;
+	int fd; /* owned: the file, with the image lock; -1: it is none */
 	struct target *target; /* owned; an nbd node's connection */
-	struct node *child; /* "file"; borrowed (owned unless monitor's) */
-	struct node *parent; /* the node whose child this is; borrowed */
+	struct node *child[CHILD_ROLES]; /* each a reference, or NULL */
+	unsigned layers; /* how many nodes a description of it names */
+	unsigned parents; /* how many nodes have it as a child */
 	struct epoch_file *epoch; /* open epoch: a reference, or NULL */
 	struct bitmap *bitmaps; /* owned, newest first */
 	struct view_file *views; /* borrowed: points in time of it that jobs
@@ -108,17 +111,34 @@ struct export *graph_device(struct graph *g, const struct node *n);
 bool graph_name_check(struct graph *g, const char *node_name, struct err *e)
 	MUST_CHECK;
 
-/* Consumes @n. */
+/* Consumes @n; its children have one parent more. */
 void graph_add_node(struct graph *g, struct node *n);
+/* Nothing has it as a child.  Children that nothing else holds go too. */
 void graph_remove_node(struct graph *g, struct node *n);
 
+/* A node that is not in the graph (yet). */
 void node_free(struct node *n);
 DEFINE_CLEANUP(struct node, node_free);
+
+/* Some parent of @n, and as what; NULL: it has none. */
+struct node *graph_parent(struct graph *g, const struct node *n,
+			  enum child_role *role);
+
+/* Is @n @top, or below it? */
+bool node_stands_on(const struct node *top, const struct node *n);
+
+/* What the node's data is kept in: its own file, or its child's. */
+int node_fd(const struct node *n); /* borrowed; -1: no file */
+const char *node_filename(const struct node *n); /* borrowed; maybe "" */
 
 bool graph_has_view(const struct node *n, uint64_t id);
 
 /* "Node 'X' is busy: ..." when a job or an operation has it. */
 bool node_check_idle(const struct node *n, struct err *e) MUST_CHECK;
+
+/* "Node 'X' is busy: ..." when it is part of another node. */
+bool node_check_top(struct graph *g, const struct node *n, struct err *e)
+	MUST_CHECK;
 
 /* --- bitmaps ------------------------------------------------------------------- */
 

@@ -13,9 +13,10 @@
 static bool
 look(const struct node *n, struct registry_identity *i)
 {
+	int fd = node_fd(n);
 	struct stat st;
 
-	if (n->nfds == 0 || fstat(n->fds[0], &st) < 0)
+	if (fd < 0 || fstat(fd, &st) < 0)
 		return false;
 	i->device = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
 	i->inode = S_ISBLK(st.st_mode) ? 0 : st.st_ino;

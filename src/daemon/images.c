@@ -10,32 +10,12 @@
 
 #include "block/lock.h"
 #include "daemon/daemon.h"
+#include "daemon/describe.h"
 #include "daemon/paths.h"
 #include "link/image.h"
 #include "stream/stream.h"
 
 /* --- options that every driver has -------------------------------------------- */
-
-static struct link_image *
-common(const struct node *n, enum link_driver driver)
-{
-	const struct blockdev_options *o = n->options;
-	struct link_image *i = xzalloc(sizeof *i);
-
-	i->driver = driver;
-	i->read_only = n->read_only;
-	i->discard_unmap =
-		o->has_discard && o->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
-	if (o->has_detect_zeroes) {
-		i->detect_unmap = o->detect_zeroes ==
-				  BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
-		i->detect_zeroes =
-			i->detect_unmap ||
-			o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_ON;
-	}
-	i->no_flush = o->cache && o->cache->no_flush;
-	return i;
-}
 
 static bool
 common_check(const struct node *n, struct err *e)
@@ -129,17 +109,30 @@ open_path(struct daemon *d, struct node *n, int *fd, struct err *e)
 	return err_move(e, &first);
 }
 
-/* The size that an image with this description has. */
+struct link_image *
+image_plan(const struct node *n, struct link_msg *msg)
+{
+	int fds[LINK_MAX_FDS];
+	unsigned nfds = 0;
+	struct link_image *i = describe_node(n, fds, &nfds);
+
+	while (msg->nfds < nfds) {
+		msg->fds[msg->nfds] = fcntl(fds[msg->nfds], F_DUPFD_CLOEXEC, 0);
+		msg->nfds++;
+	}
+	return i;
+}
+
+/* The size that an image with the node's description has. */
 static bool
 try_open(struct node *n, struct err *e)
 {
 	struct link_msg m = { 0 };
+	AUTO(link_image_free) struct link_image *i = image_plan(n, &m);
 	struct block *b;
 	bool ok;
 
-	for (unsigned i = 0; i < n->nfds; i++)
-		m.fds[m.nfds++] = fcntl(n->fds[i], F_DUPFD_CLOEXEC, 0);
-	ok = link_image_open(n->image, &m, &b, e);
+	ok = link_image_open(i, &m, &b, e);
 	link_msg_clear(&m);
 	if (!ok)
 		return false;
@@ -151,60 +144,44 @@ try_open(struct node *n, struct err *e)
 static bool
 open_file(struct daemon *d, struct node *n, struct err *e)
 {
-	const struct blockdev_options_file *f = file_options(n->options);
 	AUTO(close) int fd = -1;
-	struct link_image_file *to;
 
 	/* a descriptor that the data plane kept is locked already */
-	if (n->nfds == 0) {
+	if (n->fd < 0) {
 		if (!open_path(d, n, &fd, e) ||
 		    !kind_check(n->options, fd, e) || !lock(n, fd, e))
 			return false;
-		n->fds[n->nfds++] = steal_fd(&fd);
-	} else if ((fcntl(n->fds[0], F_GETFL) & O_ACCMODE) == O_RDONLY) {
+		n->fd = steal_fd(&fd);
+	} else if ((fcntl(n->fd, F_GETFL) & O_ACCMODE) == O_RDONLY) {
 		n->read_only = true; /* auto-read-only, then */
 	}
-	n->filename = f->filename;
-	n->image = common(n, LINK_DRIVER_FILE);
-	to = n->image->u.file = xzalloc(sizeof *to);
-	to->direct = direct(n->options);
-	to->name = xstrdup(f->filename);
 	return try_open(n, e);
 }
 
-/* --- raw -------------------------------------------------------------------------- */
+/* --- on top of another node -------------------------------------------------------- */
+
+/* A node that is written writes to @child. */
+static bool
+needs_writing(struct node *n, const struct node *child, struct err *e)
+{
+	if (!child->read_only || n->read_only)
+		return true;
+	if (!n->options->auto_read_only)
+		return err_set(e, ERR_GENERIC, 0, "Block node is read-only");
+	n->read_only = true;
+	return true;
+}
 
 static bool
 open_raw(struct node *n, struct err *e)
 {
 	const struct blockdev_options_raw *r = n->options->u.raw;
-	const struct node *child = n->child;
-	struct link_image_raw *to;
 
 	if ((r->has_offset && r->offset < 0) || (r->has_size && r->size < 0))
 		return err_set(e, ERR_GENERIC, 0,
 			       "offset and size of a raw node cannot be "
 			       "negative");
-	if (child->read_only && !n->read_only) {
-		if (!n->options->auto_read_only)
-			return err_set(e, ERR_GENERIC, 0,
-				       "Block node is read-only");
-		n->read_only = true;
-	}
-	while (n->nfds < child->nfds) {
-		n->fds[n->nfds] =
-			fcntl(child->fds[n->nfds], F_DUPFD_CLOEXEC, 0);
-		n->nfds++;
-	}
-	n->filename = child->filename;
-	n->image = common(n, LINK_DRIVER_RAW);
-	to = n->image->u.raw = xzalloc(sizeof *to);
-	to->file = link_image_clone(child->image);
-	to->has_offset = r->has_offset;
-	to->offset = (uint64_t)r->offset;
-	to->has_size = r->has_size;
-	to->size = (uint64_t)r->size;
-	return try_open(n, e);
+	return needs_writing(n, n->child[CHILD_FILE], e) && try_open(n, e);
 }
 
 /* --- null-co ------------------------------------------------------------------------ */
@@ -213,64 +190,29 @@ static bool
 open_null(struct node *n, struct err *e)
 {
 	const struct blockdev_options_null *o = n->options->u.null_co;
-	struct link_image_null *to;
 
 	if (o->has_size && o->size < 0)
 		return err_set(e, ERR_GENERIC, 0,
 			       "the size of a null-co node cannot be negative");
-	n->filename = "null-co://";
-	n->image = common(n, LINK_DRIVER_NULL_CO);
-	to = n->image->u.null_co = xzalloc(sizeof *to);
-	to->size = o->has_size ? (uint64_t)o->size : UINT64_C(1) << 30;
-	to->latency_ns = o->has_latency_ns ? o->latency_ns : 0;
 	return try_open(n, e);
 }
 
 /* --- nbd ------------------------------------------------------------------------------ */
 
-static char *
-maybe(const char *s)
-{
-	return s ? xstrdup(s) : NULL;
-}
-
-static bool
-describe_nbd(struct node *n, struct err *e)
-{
-	const struct blockdev_options_nbd *o = n->options->u.nbd;
-	struct link_image_nbd *to;
-
-	if (o->tls_creds)
-		return err_set(e, ERR_GENERIC, 0,
-			       "No TLS credentials with id '%s'", o->tls_creds);
-	n->image = common(n, LINK_DRIVER_NBD);
-	to = n->image->u.nbd = xzalloc(sizeof *to);
-	if (o->server->type == SOCKET_ADDRESS_TYPE_UNIX) {
-		to->path = xstrdup(o->server->u.q_unix->path);
-	} else {
-		to->host = xstrdup(o->server->u.inet->host);
-		to->port = xstrdup(o->server->u.inet->port);
-	}
-	to->export = xstrdup(o->export ? o->export : "");
-	to->tls_certificates = maybe(o->x_tls_certificates);
-	to->tls_psk_file = maybe(o->x_tls_psk_file);
-	to->tls_username = maybe(o->x_tls_username);
-	to->tls_hostname = maybe(o->tls_hostname);
-	to->tls = to->tls_certificates || to->tls_psk_file;
-	to->reconnect_delay = o->has_reconnect_delay ? o->reconnect_delay : 0;
-	to->open_timeout = o->has_open_timeout ? o->open_timeout : 0;
-	return true;
-}
-
 static bool
 open_nbd(struct daemon *d, struct node *n, struct err *e)
 {
+	AUTO(link_image_free) struct link_image *image = NULL;
+	const char *creds = n->options->u.nbd->tls_creds;
 	struct target_options o = { 0 };
 	const struct link_image_nbd *i;
+	unsigned nfds = 0;
 
-	if (!describe_nbd(n, e))
-		return false;
-	i = n->image->u.nbd;
+	if (creds)
+		return err_set(e, ERR_GENERIC, 0,
+			       "No TLS credentials with id '%s'", creds);
+	image = describe_node(n, NULL, &nfds);
+	i = image->u.nbd;
 	o.server = (struct block_nbd_options){
 		.unix_path = i->path,
 		.host = i->host,
@@ -287,15 +229,14 @@ open_nbd(struct daemon *d, struct node *n, struct err *e)
 	o.response_timeout_s = d->cfg.target_timeout;
 	if (!target_open(&o, &n->target, e))
 		return false;
-	n->filename = target_address(n->target);
 	n->size = target_size(n->target);
 	if (target_read_only(n->target) && !n->read_only) {
 		if (!n->options->auto_read_only)
 			return err_set(e, ERR_GENERIC, 0,
 				       "Could not open '%s': the server's "
 				       "export is read-only",
-				       n->filename);
-		n->read_only = n->image->read_only = true;
+				       node_filename(n));
+		n->read_only = true;
 	}
 	return true;
 }
@@ -305,7 +246,6 @@ open_nbd(struct daemon *d, struct node *n, struct err *e)
 bool
 image_open(struct daemon *d, struct node *n, struct err *e)
 {
-	n->filename = "";
 	n->read_only = n->options->read_only;
 	if (!common_check(n, e))
 		return false;
@@ -320,13 +260,23 @@ image_open(struct daemon *d, struct node *n, struct err *e)
 	return err_set(e, ERR_GENERIC, 0, "unknown driver");
 }
 
+/* A reader never writes, whatever layer it looks at. */
+static void
+make_read_only(struct link_image *i)
+{
+	i->read_only = true;
+	switch (i->driver) {
+	case LINK_DRIVER_RAW: make_read_only(i->u.raw->file); break;
+	default: break;
+	}
+}
+
 struct link_image *
 image_reader_plan(const struct node *n, struct link_msg *msg)
 {
-	struct link_image *i = link_image_clone(n->image);
+	struct link_image *i = image_plan(n, msg);
 
-	for (unsigned k = 0; k < n->nfds; k++)
-		msg->fds[msg->nfds++] = fcntl(n->fds[k], F_DUPFD_CLOEXEC, 0);
+	make_read_only(i);
 	return i;
 }
 

@@ -11,10 +11,15 @@
 
 struct daemon;
 
-/* Worker thread; may block.  Open what n->options says (n->child is open
- * already) and fill in n's image, descriptors, size and the like.
+/* Worker thread; may block.  Open what n->options says (its children
+ * are open already) and fill in n's descriptor, size and the like.
  */
 bool image_open(struct daemon *d, struct node *n, struct err *e) MUST_CHECK;
+
+/* How to open @n, and copies of its descriptors.  Loop.  Free the image
+ * yourself.
+ */
+struct link_image *image_plan(const struct node *n, struct link_msg *msg);
 
 /* For a reader of our own beside the one that writes: a description of the
  * image and copies of its descriptors.  Loop.  Free the image yourself.

@@ -16,9 +16,6 @@
 #include "daemon/registry.h"
 #include "schema/qmp-commands.h"
 
-/* A node inside a node inside a node: more than anybody needs. */
-#define MAX_DEPTH 8
-
 /* --- planning (loop) ------------------------------------------------------------ */
 
 static struct node *
@@ -28,8 +25,39 @@ bare_node(const struct blockdev_options *o, const char *name)
 
 	n->options = blockdev_options_clone(o);
 	n->name = xstrdup(name);
-	n->filename = "";
+	n->fd = -1;
+	n->layers = 1;
 	return n;
+}
+
+/* What a node that is opened along with its parent has from it. */
+static void
+inherit(struct blockdev_options *o, const struct blockdev_options *parent,
+	enum child_role role)
+{
+	const struct blockdev_cache_options *from = parent->cache;
+
+	if (!o->has_read_only && (role == CHILD_BACKING || parent->read_only)) {
+		o->has_read_only = true;
+		o->read_only = true;
+	}
+	/* the parent's "discard" has let the request pass */
+	if (!o->has_discard) {
+		o->has_discard = true;
+		o->discard = BLOCKDEV_DISCARD_OPTIONS_UNMAP;
+	}
+	if (!from)
+		return;
+	if (!o->cache)
+		o->cache = xzalloc(sizeof *o->cache);
+	if (!o->cache->has_direct && from->has_direct) {
+		o->cache->has_direct = true;
+		o->cache->direct = from->direct;
+	}
+	if (!o->cache->has_no_flush && from->has_no_flush) {
+		o->cache->has_no_flush = true;
+		o->cache->no_flush = from->no_flush;
+	}
 }
 
 /* Names of nodes that have none of their own cannot collide with others. */
@@ -39,63 +67,107 @@ anonymous(struct graph *g)
 	return xasprintf("#block%03u", g->next_anonymous++);
 }
 
-static bool plan(struct graph *g, const struct blockdev_options *o,
-		 unsigned depth, struct node_add *a, struct err *e);
-
+/* Nodes that are about to be opened have their names already. */
 static bool
-plan_reference(struct graph *g, const char *name, struct node_add *a,
-	       struct err *e)
+name_check(const struct node_add *a, const char *name, struct err *e)
 {
-	struct node *n = graph_node(g, name);
-
-	if (!n)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Cannot find device='' nor node-name='%s'",
-			       name);
-	if (!node_check_idle(n, e))
-		return false;
-	if (n->parent || n->exports || n->bitmaps || n->views)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Node '%s' is in use and cannot be the 'file' "
-			       "of another node",
-			       name);
-	a->reference = n;
-	return true;
-}
-
-static bool
-plan_child(struct graph *g, const struct blockdev_ref *ref, unsigned depth,
-	   struct node_add *a, struct err *e)
-{
-	if (ref->type == JSON_STRING)
-		return plan_reference(g, ref->u.reference, a, e);
-	return plan(g, ref->u.definition, depth + 1, a, e);
-}
-
-/* Children come first in a->v. */
-static bool
-plan(struct graph *g, const struct blockdev_options *o, unsigned depth,
-     struct node_add *a, struct err *e)
-{
-	AUTO(free)
-	char *name = o->node_name ? xstrdup(o->node_name) : anonymous(g);
-
-	if (depth == MAX_DEPTH)
-		return err_set(e, ERR_GENERIC, 0,
-			       "nodes are nested more than %d deep", MAX_DEPTH);
-	if (o->node_name && !graph_name_check(g, name, e))
-		return false;
 	for (size_t i = 0; i < a->n; i++)
 		if (strcmp(a->v[i]->name, name) == 0)
 			return err_set(e, ERR_GENERIC, 0,
 				       "Duplicate nodes with node-name='%s'",
 				       name);
-	if (o->driver == BLOCKDEV_DRIVER_RAW &&
-	    !plan_child(g, o->u.raw->file, depth, a, e))
+	return graph_name_check(a->d->graph, name, e);
+}
+
+/* Rule 6 of graph.h.  Who only reads may share. */
+static bool
+reference_check(struct graph *g, const struct node *n, enum child_role role,
+		struct err *e)
+{
+	enum child_role as;
+	const struct node *p = graph_parent(g, n, &as);
+
+	if (!node_check_idle(n, e))
 		return false;
+	if (n->exports || (n->bitmaps && role != CHILD_BACKING) || n->views)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Node '%s' is in use and cannot be the '%s' of "
+			       "another node",
+			       n->name, child_role_str(role));
+	if (n->read_only || (p && role == CHILD_BACKING && as == role))
+		return true;
+	return node_check_top(g, n, e);
+}
+
+static struct node *
+plan_reference(struct node_add *a, const char *name, enum child_role role,
+	       struct err *e)
+{
+	struct node *n = graph_node(a->d->graph, name);
+
+	if (!n) {
+		(void)err_set(e, ERR_GENERIC, 0,
+			      "Cannot find device='' nor node-name='%s'", name);
+		return NULL;
+	}
+	if (!reference_check(a->d->graph, n, role, e))
+		return NULL;
+	return n;
+}
+
+static struct node *plan(struct node_add *a, const struct blockdev_options *o,
+			 const struct node *parent, enum child_role role,
+			 unsigned depth, struct err *e);
+
+static bool
+plan_children(struct node_add *a, struct node *n, unsigned depth, struct err *e)
+{
+	for (int i = 0; i < CHILD_ROLES; i++) {
+		enum child_role role = (enum child_role)i;
+		struct child_option c;
+
+		if (!children_option(n->options, role, &c))
+			continue;
+		n->child[i] =
+			c.reference
+				? plan_reference(a, c.reference, role, e)
+				: plan(a, c.definition, n, role, depth + 1, e);
+		if (!n->child[i])
+			return false;
+		n->layers += n->child[i]->layers;
+	}
+	return n->layers <= NODE_MAX_LAYERS ||
+	       err_set(e, ERR_GENERIC, 0,
+		       "Node '%s' has more than %d nodes below it", n->name,
+		       NODE_MAX_LAYERS - 1);
+}
+
+/* @parent NULL: the root.  NULL: it failed, and what was planned is in @a. */
+static struct node *
+plan(struct node_add *a, const struct blockdev_options *o,
+     const struct node *parent, enum child_role role, unsigned depth,
+     struct err *e)
+{
+	AUTO(free)
+	char *name =
+		o->node_name ? xstrdup(o->node_name) : anonymous(a->d->graph);
+	AUTO(node_free) struct node *n = NULL;
+
+	if (depth == NODE_MAX_LAYERS) {
+		(void)err_set(e, ERR_GENERIC, 0,
+			      "nodes are nested more than %d deep",
+			      NODE_MAX_LAYERS);
+		return NULL;
+	}
+	n = bare_node(o, name);
+	if (parent)
+		inherit(n->options, parent->options, role);
+	if (!plan_children(a, n, depth, e) ||
+	    (o->node_name && !name_check(a, name, e)))
+		return NULL;
 	a->v = xrealloc(a->v, a->n + 1, sizeof a->v[0]);
-	a->v[a->n++] = bare_node(o, name);
-	return true;
+	a->v[a->n++] = n;
+	return steal(&n);
 }
 
 bool
@@ -107,7 +179,7 @@ node_add_plan(struct node_add *a, struct daemon *d,
 		return err_set(e, ERR_GENERIC, 0,
 			       "'node-name' must be specified for the root "
 			       "node");
-	return plan(d->graph, o, 0, a, e);
+	return plan(a, o, NULL, CHILD_FILE, 0, e) != NULL;
 }
 
 /* --- opening (worker) -------------------------------------------------------------- */
@@ -115,14 +187,9 @@ node_add_plan(struct node_add *a, struct daemon *d,
 bool
 node_add_open(struct node_add *a, struct err *e)
 {
-	struct node *below = a->reference;
-
-	for (size_t i = 0; i < a->n; i++) {
-		a->v[i]->child = below;
+	for (size_t i = 0; i < a->n; i++)
 		if (!image_open(a->d, a->v[i], e))
 			return false;
-		below = a->v[i];
-	}
 	return true;
 }
 
@@ -242,7 +309,7 @@ del_check(struct graph *g, const char *name, struct node **out, struct err *e)
 	if (!n->monitor_owned)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Node %s is not owned by the monitor", name);
-	if (n->parent || n->views)
+	if (n->parents || n->views)
 		return err_set(e, ERR_GENERIC, 0, "Block device %s is in use",
 			       name);
 	return true;

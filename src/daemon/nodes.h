@@ -10,12 +10,13 @@
 
 struct node_add {
 	struct daemon *d; /* borrowed */
-	struct node *reference; /* an existing node at the bottom, or NULL */
-	struct node **v; /* owned: from the bottom to the top */
+	struct node **v; /* owned: children come before their parents */
 	size_t n;
 };
 
-/* @o is borrowed for the call.  After a failure, too, node_add_clear. */
+/* @o is borrowed for the call.  Nodes that it refers to must stay until
+ * node_add_finish.  After a failure, too, node_add_clear.
+ */
 bool node_add_plan(struct node_add *a, struct daemon *d,
 		   const struct blockdev_options *o, struct err *e) MUST_CHECK;
 bool node_add_open(struct node_add *a, struct err *e) MUST_CHECK;

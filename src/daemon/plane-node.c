@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "daemon/describe.h"
 #include "daemon/views.h"
 
 static void
@@ -24,14 +25,14 @@ describe_view(const struct view_file *v, struct link_view_list *to, int *fds,
 void
 plane_open_node(struct plane *p, const struct node *n, struct plane_request *r)
 {
-	struct link_node_open_args arg = { .node = n->name, .image = n->image };
+	AUTO(link_image_free) struct link_image *image = NULL;
+	struct link_node_open_args arg = { .node = n->name };
 	struct link_epoch epoch;
 	int fds[LINK_MAX_FDS];
 	unsigned nfds = 0;
 	struct json_out o;
 
-	for (; nfds < n->nfds; nfds++)
-		fds[nfds] = n->fds[nfds];
+	arg.image = image = describe_node(n, fds, &nfds);
 	if (n->epoch) {
 		epoch = (struct link_epoch){ .id = n->epoch->id, .fd = nfds };
 		fds[nfds++] = epoch_fd(n->epoch->map);

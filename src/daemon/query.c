@@ -64,10 +64,10 @@ describe_image(const struct node *n)
 	struct image_info *i = xzalloc(sizeof *i);
 	struct stat st;
 
-	i->filename = xstrdup(n->filename);
+	i->filename = xstrdup(node_filename(n));
 	i->format = xstrdup(blockdev_driver_str(n->options->driver));
 	i->virtual_size = (int64_t)n->size;
-	if (n->nfds && fstat(n->fds[0], &st) == 0) {
+	if (node_fd(n) >= 0 && fstat(node_fd(n), &st) == 0) {
 		i->has_actual_size = true;
 		i->actual_size = (int64_t)st.st_blocks * 512;
 	}
@@ -81,7 +81,7 @@ describe_node(const struct node *n, struct err *e)
 	struct block_device_info *i = xzalloc(sizeof *i);
 	const struct blockdev_options *o = n->options;
 
-	i->file = xstrdup(n->filename);
+	i->file = xstrdup(node_filename(n));
 	i->node_name = xstrdup(n->name);
 	i->ro = n->read_only;
 	i->drv = xstrdup(blockdev_driver_str(o->driver));

@@ -2,7 +2,7 @@
  *
  * The steps of recovery, each of which ends by starting the next:
  *
- *   descriptors  the data plane hands out the images that it has open
+ *   files        the data plane hands out the files that it has open
  *   nodes        every node of the registry is opened (worker, one by one)
  *   bitmaps      epochs are mapped, exports are put in front
  *   epochs       nodes and bitmaps agree with what the data plane records
@@ -20,6 +20,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,9 +41,9 @@
 #include "daemon/views.h"
 #include "schema/config-types.h"
 
-/* A descriptor that the data plane kept. */
+/* A file that the data plane kept. */
 struct kept {
-	char *name; /* owned: the node that it belongs to */
+	char *name; /* owned: its name when it was opened */
 	int fd; /* owned */
 };
 
@@ -94,7 +95,8 @@ struct ask {
 	/* Of what it is about; owned, or NULL.  Names, because a command may
 	 * take the thing itself away.
 	 */
-	char *descriptor, *node, *export;
+	char *node, *export;
+	bool files; /* it is about the files of a node */
 	bool fatal; /* a failure ends the data plane */
 };
 
@@ -113,25 +115,33 @@ one_less(struct recovery *r)
 }
 
 static void
-keep_descriptor(struct recovery *r, const char *name, struct link_msg *msg)
+keep_files(struct recovery *r, const struct json *ret, struct link_msg *msg)
 {
-	if (msg->nfds == 0)
+	AUTO(link_files_free) struct link_files *files = NULL;
+	struct err e = ERR_INIT;
+
+	if (!link_got_node_files(ret, &files, &e)) {
+		log_error("recovery: %s", e.msg);
 		return;
-	r->kept = xrealloc(r->kept, r->n_kept + 1, sizeof r->kept[0]);
-	r->kept[r->n_kept].name = xstrdup(name);
-	r->kept[r->n_kept].fd = steal_fd(&msg->fds[0]);
-	r->n_kept++;
+	}
+	for (unsigned i = 0; i < msg->nfds && i < files->names.n; i++) {
+		r->kept = xrealloc(r->kept, r->n_kept + 1, sizeof r->kept[0]);
+		r->kept[r->n_kept].name = xstrdup(files->names.v[i]);
+		r->kept[r->n_kept].fd = steal_fd(&msg->fds[i]);
+		r->n_kept++;
+	}
 }
 
 static void
-succeeded(struct recovery *r, const struct ask *a, struct link_msg *msg)
+succeeded(struct recovery *r, const struct ask *a, const struct json *ret,
+	  struct link_msg *msg)
 {
 	struct node *n = a->node ? graph_node(r->d->graph, a->node) : NULL;
 	struct export *x =
 		a->export ? graph_export(r->d->graph, a->export) : NULL;
 
-	if (a->descriptor)
-		keep_descriptor(r, a->descriptor, msg);
+	if (a->files)
+		keep_files(r, ret, msg);
 	if (n)
 		n->in_plane = true;
 	if (x)
@@ -146,7 +156,6 @@ on_answer(struct plane_request *pr, const struct json *ret,
 	struct recovery *r = a->rec;
 	bool stale = a->round != r->round;
 
-	(void)ret;
 	if (!stale && e) {
 		if (a->fatal && !err_is_set(&r->failed))
 			(void)err_move(&r->failed, e);
@@ -154,8 +163,7 @@ on_answer(struct plane_request *pr, const struct json *ret,
 			log_warn("recovery: %s", e->msg);
 	}
 	if (!stale && !e)
-		succeeded(r, a, msg);
-	free(a->descriptor);
+		succeeded(r, a, ret, msg);
 	free(a->node);
 	free(a->export);
 	free(a);
@@ -185,57 +193,47 @@ step_begin(struct recovery *r, void (*next)(struct recovery *))
 	r->next = next;
 }
 
-/* --- descriptors ---------------------------------------------------------------------- */
+/* --- files ---------------------------------------------------------------------- */
 
 static void
-ask_descriptors(struct recovery *r)
+ask_files(struct recovery *r)
 {
 	step_begin(r, begin_loading);
 	for (size_t i = 0; i < r->hello->nodes.n; i++) {
-		struct link_node_descriptor_args arg = {
+		struct link_node_files_args arg = {
 			.node = r->hello->nodes.v[i]->node
 		};
 		struct ask *a = ask_new(r, true);
 		struct json_out o;
 
-		a->descriptor = xstrdup(arg.node);
+		a->files = true;
 		plane_begin(&o);
-		link_put_node_descriptor(&o, &arg);
+		link_put_node_files(&o, &arg);
 		plane_ask(r->d->plane, &a->r, &o, NULL, 0);
 	}
 	one_less(r);
 }
 
-/* The file at the bottom of a node of the registry. */
-static const char *
-bottom_reference(const struct blockdev_options *o)
+/* Is this open file what a node with these options would have opened? */
+static bool
+kept_suits(const struct kept *k, const struct node *n)
 {
-	while (o->driver == BLOCKDEV_DRIVER_RAW) {
-		const struct blockdev_ref *ref = o->u.raw->file;
+	const struct blockdev_options *o = n->options;
+	int flags = fcntl(k->fd, F_GETFL);
+	bool reads = (flags & O_ACCMODE) == O_RDONLY;
 
-		if (ref->type == JSON_STRING)
-			return ref->u.reference;
-		o = ref->u.definition;
-	}
-	return NULL;
+	return strcmp(k->name, node_filename(n)) == 0 &&
+	       (reads == o->read_only || (reads && o->auto_read_only)) &&
+	       !(flags & O_DIRECT) == !(o->cache && o->cache->direct);
 }
 
-/* The kept descriptor for the file of node @name: its own, or that of a node
- * which stands on it.
- */
+/* The kept descriptor for the file of @n, or -1. */
 static int
-find_kept(const struct recovery *r, const char *name)
+find_kept(const struct recovery *r, const struct node *n)
 {
 	for (size_t i = 0; i < r->n_kept; i++)
-		if (strcmp(r->kept[i].name, name) == 0)
+		if (kept_suits(&r->kept[i], n))
 			return r->kept[i].fd;
-	for (size_t i = 0; i < r->doc->nodes.n; i++) {
-		const struct blockdev_options *o = r->doc->nodes.v[i]->options;
-		const char *below = bottom_reference(o);
-
-		if (below && strcmp(below, name) == 0)
-			return find_kept(r, o->node_name);
-	}
 	return -1;
 }
 
@@ -333,16 +331,19 @@ node_opened(struct work *w)
 }
 
 static void
-use_kept(struct recovery *r, const struct registry_node *from)
+use_kept(struct recovery *r)
 {
-	struct node *bottom = r->add.v[0];
-	int fd;
+	for (size_t i = 0; i < r->add.n; i++) {
+		struct node *n = r->add.v[i];
+		int fd;
 
-	if (r->add.reference)
-		return;
-	fd = find_kept(r, from->options->node_name);
-	if (fd >= 0)
-		bottom->fds[bottom->nfds++] = dup_cloexec(fd);
+		if (n->options->driver != BLOCKDEV_DRIVER_FILE &&
+		    n->options->driver != BLOCKDEV_DRIVER_HOST_DEVICE)
+			continue;
+		fd = find_kept(r, n);
+		if (fd >= 0)
+			n->fd = dup_cloexec(fd);
+	}
 }
 
 static void
@@ -361,7 +362,7 @@ open_next_node(struct recovery *r)
 			r->at++;
 			continue;
 		}
-		use_kept(r, from);
+		use_kept(r);
 		r->work = (struct work){ .run = node_run, .done = node_opened };
 		pending_begin(r->d);
 		work_submit(r->d->work, &r->d->loop, &r->work);
@@ -895,7 +896,7 @@ recover_begin(struct daemon *d, struct link_hello *hello)
 	switch (r->stage) {
 	case STAGE_NOTHING:
 		if (r->doc)
-			ask_descriptors(r);
+			ask_files(r);
 		else
 			begin_loading(r);
 		break;

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "link/image.h"
 
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
 static bool
 open_file(const struct link_image *i, struct link_msg *msg, struct block **out,
 	  struct err *e)
@@ -69,8 +73,14 @@ bool
 link_image_open(const struct link_image *i, struct link_msg *msg,
 		struct block **out, struct err *e)
 {
+	AUTO(free) char *node = strdup(i->node);
+
+	if (!node)
+		return err_set(e, ERR_GENERIC, ENOMEM, "cannot open '%s'",
+			       i->node);
 	if (!open_driver(i, msg, out, e))
 		return false;
+	(*out)->node = steal(&node);
 	(*out)->read_only = i->read_only;
 	(*out)->discard_unmap = i->discard_unmap;
 	(*out)->detect_zeroes = i->detect_zeroes;

@@ -20,9 +20,9 @@
 
 #include "base/err.h"
 
-#define LINK_VERSION     1
+#define LINK_VERSION     2
 #define LINK_MAX_TEXT    (1u << 20) /* bytes of JSON in one message */
-#define LINK_MAX_FDS     64 /* descriptors with one message */
+#define LINK_MAX_FDS     240 /* descriptors with one message */
 #define LINK_MAX_LISTENS 32 /* listening sockets of one nbdkit */
 
 struct link_header {

@@ -119,6 +119,64 @@ def test_node_below_another_cannot_be_deleted(q, disks):
     assert e.desc.endswith(" in use"), e.desc
 
 
+def test_read_only_node_can_have_two_parents(q, disks):
+    disks.node("base", read_only=True)
+    for name in "a", "b":
+        q.cmd("blockdev-add", driver="raw", node_name=name, file="base",
+              read_only=True)
+    q.cmd("blockdev-del", node_name="a")
+    assert q.error("blockdev-del", node_name="base").desc == \
+        "Block device base is in use"
+    q.cmd("blockdev-del", node_name="b")
+    q.cmd("blockdev-del", node_name="base")
+    assert names(q) == []
+
+
+@pytest.mark.needs("stillpoint")
+def test_writable_node_has_one_parent(q, disks):
+    disks.node("base")
+    q.cmd("blockdev-add", driver="raw", node_name="a", file="base")
+    e = q.error("blockdev-add", driver="raw", node_name="b", file="base")
+    assert e.desc == "Node 'base' is busy: node is used as 'file' of 'a'"
+
+
+def test_inline_children_may_not_share_a_name(q, disks):
+    e = q.error("blockdev-add", {
+        "driver": "raw", "node-name": "a",
+        "file": {"driver": "null-co", "node-name": "a"}})
+    assert e.desc == "Duplicate nodes with node-name='a'"
+    assert names(q) == []
+
+
+@pytest.mark.needs("stillpoint")
+def test_inline_child_of_a_read_only_node_is_read_only(q, dir):
+    path = guest.make_image(os.path.join(dir, "a.img"), 1 << 20)
+    q.cmd("blockdev-add", {
+        "driver": "raw", "node-name": "top", "read-only": True,
+        "file": {"driver": "file", "filename": path, "node-name": "below"}})
+    assert all(n["ro"] for n in q.cmd("query-named-block-nodes"))
+
+
+def raw_over(n):
+    o = {"driver": "null-co", "size": 1 << 20}
+    for _ in range(n):
+        o = {"driver": "raw", "file": o}
+    return dict(o, **{"node-name": "top"})
+
+
+@pytest.mark.needs("stillpoint")
+def test_chain_may_have_128_layers_and_no_more(q):
+    q.cmd("blockdev-add", raw_over(127))
+    assert len(names(q)) == 128
+    q.cmd("block-export-add", type="nbd", id="e", node_name="top",
+          writable=True)
+    q.cmd("block-export-del", id="e")
+    q.cmd("blockdev-del", node_name="top")
+    e = q.error("blockdev-add", raw_over(128))
+    assert "more than 127 nodes below it" in e.desc or "nested" in e.desc
+    assert names(q) == []
+
+
 def test_deleted_name_can_be_used_again(q, disks):
     for _ in range(3):
         disks.node("disk0")

@@ -88,6 +88,7 @@ raw_is_a_window_at_its_offset(void **s)
 
 	(void)s;
 	assert_ok(block_raw_open(&m->block, 4096, true, 8192, &b, &e), &e);
+	b->discard_unmap = true;
 	assert_int_equal(b->size, 8192);
 	assert_int_equal(block_pread(b, buf, 512, 100), 0);
 	for (unsigned i = 0; i < 512; i++)
@@ -197,6 +198,123 @@ null_co_takes_as_long_as_it_was_told(void **s)
 	block_free(b);
 }
 
+/* --- layers ------------------------------------------------------------------- */
+
+static void
+a_layer_is_found_by_its_node_name(void **s)
+{
+	struct mem_image *m = mem_image_new(SIZE);
+	struct err e = ERR_INIT;
+	struct block *b;
+
+	(void)s;
+	assert_ok(block_raw_open(&m->block, 0, false, 0, &b, &e), &e);
+	b->node = strdup("top");
+	m->block.node = strdup("below");
+	assert_ptr_equal(block_find(b, "top"), b);
+	assert_ptr_equal(block_find(b, "below"), &m->block);
+	assert_null(block_find(b, "other"));
+	assert_ptr_equal(block_child(b, 0), &m->block);
+	assert_null(block_child(b, 1));
+	block_free(b);
+}
+
+static void
+a_raw_layer_has_everything_in_itself(void **s)
+{
+	struct mem_image *m = mem_image_new(SIZE);
+	struct err e = ERR_INIT;
+	struct block *b;
+	unsigned depth = 9;
+	uint64_t n;
+
+	(void)s;
+	assert_ok(block_raw_open(&m->block, 0, false, 0, &b, &e), &e);
+	assert_int_equal(block_depth(b, 512, 4096, &n, &depth), 0);
+	assert_int_equal(n, 4096);
+	assert_int_equal(depth, 1);
+	assert_int_equal(block_compress(b, "", 1, 0), ENOTSUP);
+	block_free(b);
+}
+
+static void
+a_window_of_fixed_size_cannot_be_resized(void **s)
+{
+	struct err e = ERR_INIT;
+	struct block *null, *b;
+
+	(void)s;
+	assert_ok(block_null_open(SIZE, 0, &null, &e), &e);
+	assert_ok(block_raw_open(null, 4096, false, 0, &b, &e), &e);
+	assert_int_equal(block_truncate(b, 8192), 0);
+	assert_int_equal(b->size, 8192);
+	assert_int_equal(block_child(b, 0)->size, 8192 + 4096);
+	block_free(b);
+	assert_ok(block_null_open(SIZE, 0, &null, &e), &e);
+	assert_ok(block_raw_open(null, 4096, true, 4096, &b, &e), &e);
+	assert_int_equal(block_truncate(b, 8192), ENOTSUP);
+	assert_int_equal(b->size, 4096);
+	block_free(b);
+}
+
+/* --- the highest write --------------------------------------------------------- */
+
+static void
+count_crossings(void *opaque)
+{
+	++*(unsigned *)opaque;
+}
+
+static void
+the_highest_end_of_a_write_is_kept(void **s)
+{
+	struct err e = ERR_INIT;
+	struct block *b;
+
+	(void)s;
+	assert_ok(block_null_open(SIZE, 0, &b, &e), &e);
+	assert_int_equal(b->high.highest, 0);
+	assert_int_equal(block_pwrite(b, "abcd", 4, 1000), 0);
+	assert_int_equal(b->high.highest, 1004);
+	assert_int_equal(block_zero(b, 512, 512, 0), 0);
+	assert_int_equal(b->high.highest, 1024);
+	assert_int_equal(block_pwrite(b, "abcd", 4, 0), 0);
+	assert_int_equal(b->high.highest, 1024);
+	assert_int_equal(block_discard(b, 0, SIZE), 0);
+	assert_int_equal(b->high.highest, 1024);
+	block_free(b);
+}
+
+static void
+a_write_behind_the_threshold_is_told_once(void **s)
+{
+	struct err e = ERR_INIT;
+	uint64_t threshold, by;
+	unsigned told = 0;
+	struct block *b;
+
+	(void)s;
+	assert_ok(block_null_open(SIZE, 0, &b, &e), &e);
+	assert_int_equal(block_zero(b, 0, 8192, 0), 0);
+	block_set_threshold(b, 4096, count_crossings, &told);
+	assert_int_equal(block_pwrite(b, "abcd", 4, 4092), 0);
+	assert_int_equal(told, 0); /* it ends at the threshold */
+	assert_false(block_take_crossed(b, &threshold, &by));
+	assert_int_equal(block_pwrite(b, "abcd", 4, 4093), 0);
+	assert_int_equal(told, 1);
+	assert_true(block_take_crossed(b, &threshold, &by));
+	assert_int_equal(threshold, 4096);
+	assert_int_equal(by, 1);
+	assert_false(block_take_crossed(b, &threshold, &by));
+	assert_int_equal(block_zero(b, 0, 16384, 0), 0);
+	assert_int_equal(told, 1);
+	block_set_threshold(b, 4096, count_crossings, &told);
+	block_set_threshold(b, 0, count_crossings, &told);
+	assert_int_equal(block_zero(b, 0, 16384, 0), 0);
+	assert_int_equal(told, 1);
+	block_free(b);
+}
+
 int
 main(void)
 {
@@ -212,6 +330,11 @@ main(void)
 			a_raw_window_must_lie_inside_and_end_on_a_sector),
 		cmocka_unit_test(null_co_takes_everything_and_reads_as_zeroes),
 		cmocka_unit_test(null_co_takes_as_long_as_it_was_told),
+		cmocka_unit_test(a_layer_is_found_by_its_node_name),
+		cmocka_unit_test(a_raw_layer_has_everything_in_itself),
+		cmocka_unit_test(a_window_of_fixed_size_cannot_be_resized),
+		cmocka_unit_test(the_highest_end_of_a_write_is_kept),
+		cmocka_unit_test(a_write_behind_the_threshold_is_told_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

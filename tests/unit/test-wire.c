@@ -339,9 +339,9 @@ garbage_another_version_and_too_much_are_refused(void **s)
 	refused(h, "not a link message");
 	h = good_header();
 	h.version = LINK_VERSION + 1;
-	refused(h, "link version 2, and we speak 1");
+	refused(h, "link version 3, and we speak 2");
 	h.version = 0;
-	refused(h, "link version 0, and we speak 1");
+	refused(h, "link version 0, and we speak 2");
 	h = good_header();
 	h.length = LINK_MAX_TEXT + 1;
 	refused(h, "link message of 1048577 bytes is too large");

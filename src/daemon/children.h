@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * children: which options of a driver name other nodes, and as what.
+ */
+#ifndef DAEMON_CHILDREN_H
+#define DAEMON_CHILDREN_H
+
+#include "schema/qmp-types.h"
+
+/* What a child is to its parent; QEMU's words.  The order is that of
+ * block_child(), and of the descriptors of a description.
+ */
+enum child_role {
+	CHILD_FILE,
+	CHILD_BACKING,
+	CHILD_DATA_FILE,
+	CHILD_IMAGE,
+	CHILD_TARGET,
+	CHILD_ROLES
+};
+
+const char *child_role_str(enum child_role role);
+
+/* One of the two is set; borrowed from the options. */
+struct child_option {
+	const char *reference; /* a node that exists */
+	const struct blockdev_options *definition; /* one to be opened */
+};
+
+/* What @o says of the child in @role; false: nothing, or null. */
+bool children_option(const struct blockdev_options *o, enum child_role role,
+		     struct child_option *out);
+
+#endif

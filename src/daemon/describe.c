@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "daemon/describe.h"
+
+#include <assert.h>
+
+static struct link_image *describe(const struct node *n, bool read_only,
+				   int *fds, unsigned *nfds);
+
+/* --- options that every driver has -------------------------------------------- */
+
+static struct link_image *
+common(const struct node *n, enum link_driver driver)
+{
+	const struct blockdev_options *o = n->options;
+	struct link_image *i = xzalloc(sizeof *i);
+
+	i->driver = driver;
+	i->node = xstrdup(n->name);
+	i->discard_unmap =
+		o->has_discard && o->discard == BLOCKDEV_DISCARD_OPTIONS_UNMAP;
+	if (o->has_detect_zeroes) {
+		i->detect_unmap = o->detect_zeroes ==
+				  BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
+		i->detect_zeroes =
+			i->detect_unmap ||
+			o->detect_zeroes == BLOCKDEV_DETECT_ZEROES_OPTIONS_ON;
+	}
+	i->no_flush = o->cache && o->cache->no_flush;
+	return i;
+}
+
+/* --- drivers -------------------------------------------------------------------- */
+
+static struct link_image *
+describe_file(const struct node *n, int *fds, unsigned *nfds)
+{
+	struct link_image *i = common(n, LINK_DRIVER_FILE);
+	struct link_image_file *to = i->u.file = xzalloc(sizeof *to);
+
+	assert(*nfds < LINK_MAX_FDS);
+	to->fd = *nfds;
+	fds[(*nfds)++] = n->fd;
+	to->direct = n->options->cache && n->options->cache->direct;
+	to->name = xstrdup(node_filename(n));
+	return i;
+}
+
+static struct link_image *
+describe_raw(const struct node *n, bool read_only, int *fds, unsigned *nfds)
+{
+	const struct blockdev_options_raw *r = n->options->u.raw;
+	struct link_image *i = common(n, LINK_DRIVER_RAW);
+	struct link_image_raw *to = i->u.raw = xzalloc(sizeof *to);
+
+	to->file = describe(n->child[CHILD_FILE], read_only, fds, nfds);
+	to->has_offset = r->has_offset;
+	to->offset = (uint64_t)r->offset;
+	to->has_size = r->has_size;
+	to->size = (uint64_t)r->size;
+	return i;
+}
+
+static struct link_image *
+describe_null(const struct node *n)
+{
+	const struct blockdev_options_null *o = n->options->u.null_co;
+	struct link_image *i = common(n, LINK_DRIVER_NULL_CO);
+	struct link_image_null *to = i->u.null_co = xzalloc(sizeof *to);
+
+	to->size = o->has_size ? (uint64_t)o->size : UINT64_C(1) << 30;
+	to->latency_ns = o->has_latency_ns ? o->latency_ns : 0;
+	return i;
+}
+
+static char *
+maybe(const char *s)
+{
+	return s ? xstrdup(s) : NULL;
+}
+
+static struct link_image *
+describe_nbd(const struct node *n)
+{
+	const struct blockdev_options_nbd *o = n->options->u.nbd;
+	struct link_image *i = common(n, LINK_DRIVER_NBD);
+	struct link_image_nbd *to = i->u.nbd = xzalloc(sizeof *to);
+
+	if (o->server->type == SOCKET_ADDRESS_TYPE_UNIX) {
+		to->path = xstrdup(o->server->u.q_unix->path);
+	} else {
+		to->host = xstrdup(o->server->u.inet->host);
+		to->port = xstrdup(o->server->u.inet->port);
+	}
+	to->export = xstrdup(o->export ? o->export : "");
+	to->tls_certificates = maybe(o->x_tls_certificates);
+	to->tls_psk_file = maybe(o->x_tls_psk_file);
+	to->tls_username = maybe(o->x_tls_username);
+	to->tls_hostname = maybe(o->tls_hostname);
+	to->tls = to->tls_certificates || to->tls_psk_file;
+	to->reconnect_delay = o->has_reconnect_delay ? o->reconnect_delay : 0;
+	to->open_timeout = o->has_open_timeout ? o->open_timeout : 0;
+	return i;
+}
+
+/* --- all of them ------------------------------------------------------------------ */
+
+static struct link_image *
+by_driver(const struct node *n, bool read_only, int *fds, unsigned *nfds)
+{
+	switch (n->options->driver) {
+	case BLOCKDEV_DRIVER_FILE:
+	case BLOCKDEV_DRIVER_HOST_DEVICE: return describe_file(n, fds, nfds);
+	case BLOCKDEV_DRIVER_RAW: return describe_raw(n, read_only, fds, nfds);
+	case BLOCKDEV_DRIVER_NULL_CO: return describe_null(n);
+	case BLOCKDEV_DRIVER_NBD: return describe_nbd(n);
+	case BLOCKDEV_DRIVER_N: break;
+	}
+	assert(!"a driver");
+	return NULL;
+}
+
+static struct link_image *
+describe(const struct node *n, bool read_only, int *fds, unsigned *nfds)
+{
+	struct link_image *i = by_driver(n, read_only, fds, nfds);
+
+	i->read_only = n->read_only || read_only;
+	return i;
+}
+
+struct link_image *
+describe_node(const struct node *n, int *fds, unsigned *nfds)
+{
+	return describe(n, false, fds, nfds);
+}
