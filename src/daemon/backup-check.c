@@ -103,8 +103,6 @@ check_target(struct backup_plan *p, struct err *e)
 			       "Node '%s' is busy: it is in use and cannot be "
 			       "the target of a backup",
 			       t->name);
-	if (t->read_only)
-		return err_set(e, ERR_GENERIC, 0, "Block node is read-only");
 	return true;
 }
 
@@ -112,9 +110,6 @@ check_target(struct backup_plan *p, struct err *e)
 static bool
 check_supported(const struct blockdev_backup *a, struct err *e)
 {
-	if (a->sync == MIRROR_SYNC_MODE_NONE)
-		return err_set(e, ERR_GENERIC, 0,
-			       "sync mode 'none' is not supported");
 	if (a->has_on_source_error &&
 	    a->on_source_error != BLOCKDEV_ON_ERROR_REPORT)
 		return err_set(e, ERR_GENERIC, 0,
@@ -152,6 +147,13 @@ check_sizes(struct backup_plan *p, struct graph *graph, struct err *e)
 	if (round_up(p->target->size, 512) != p->source->size)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Source and target image have different sizes");
+	if (p->a->filter_node_name &&
+	    !graph_name_check(graph, p->a->filter_node_name, e))
+		return err_prefix(e, "Could not create node: ");
+	if (p->target->read_only)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Could not create node: Block node is "
+			       "read-only");
 	if (perf && perf->has_min_cluster_size && perf->min_cluster_size) {
 		wanted = perf->min_cluster_size;
 		if (!is_pow2(wanted))
@@ -160,9 +162,6 @@ check_sizes(struct backup_plan *p, struct graph *graph, struct err *e)
 				       "block-copy-state: min-cluster-size "
 				       "needs to be a power of 2");
 	}
-	if (p->a->filter_node_name &&
-	    !graph_name_check(graph, p->a->filter_node_name, e))
-		return err_prefix(e, "Could not create node: ");
 	p->cluster = backup_target_cluster(p->target, wanted);
 	if (perf && perf->has_max_chunk && perf->max_chunk > 0 &&
 	    (uint64_t)perf->max_chunk < p->cluster)

@@ -19,6 +19,11 @@
 #include "daemon/qmp-server.h"
 #include "schema/qmp-commands.h"
 
+/* A target that acknowledges nothing for so long is not waited for any more
+ * when a job with sync none is cancelled.
+ */
+#define DRAIN_PATIENCE_S 10.
+
 struct backup {
 	struct job job;
 	struct node *source, *target; /* borrowed: both are in use by us */
@@ -28,6 +33,10 @@ struct backup {
 	struct epoch_set taken; /* of the bitmap, up to the cut */
 	struct view_file *view; /* owned */
 	struct stream *stream; /* owned; NULL before the start */
+	bool follow; /* sync none */
+	bool draining; /* it follows, and was cancelled */
+	ev_timer patience; /* while draining */
+	uint64_t drained; /* of @offset when the timer was set */
 	uint64_t cluster, offset, len;
 	unsigned max_lanes;
 	struct err end_error; /* with which the job completes */
@@ -65,6 +74,7 @@ end(struct backup *b)
 {
 	struct daemon *d = b->job.d;
 
+	ev_timer_stop(d->loop.ev, &b->patience);
 	pending_begin(d);
 	b->closing = (struct work){ .run = closing_run, .done = closing_done };
 	work_submit(d->work, &d->loop, &b->closing);
@@ -116,6 +126,7 @@ backup_start(struct job *j)
 		.size = b->source->size,
 		.copy = b->view->reader.mask,
 		.cluster = b->cluster,
+		.follow = b->follow,
 		.target = b->to.target,
 		.at = b->to.at,
 		.room = b->target->size,
@@ -134,12 +145,51 @@ backup_start(struct job *j)
 }
 
 static void
+set_patience(struct backup *b)
+{
+	uint64_t len;
+
+	stream_progress(b->stream, &b->drained, &len);
+	ev_timer_set(&b->patience, DRAIN_PATIENCE_S, 0.);
+	ev_timer_start(b->job.d->loop.ev, &b->patience);
+}
+
+static void
+on_patience(struct ev_loop *ev, ev_timer *w, int revents)
+{
+	struct backup *b = container_of(w, struct backup, patience);
+	uint64_t before = b->drained;
+
+	(void)ev;
+	(void)revents;
+	set_patience(b);
+	if (b->drained != before)
+		return;
+	log_warn("job '%s': the target is not brought up to date: it does not "
+		 "answer",
+		 b->job.id);
+	ev_timer_stop(ev, w);
+	stream_cancel(b->stream);
+}
+
+/* QEMU copies before a guest's write goes on, so what was overwritten before
+ * a job with sync none is cancelled is at the target when the job is over.
+ * Here guests did not wait, so the end does.
+ */
+static void
 backup_cancel(struct job *j)
 {
 	struct backup *b = to_backup(j);
 
-	if (b->stream)
+	if (!b->stream)
+		return;
+	if (!b->follow || b->draining) {
 		stream_cancel(b->stream);
+		return;
+	}
+	b->draining = true;
+	stream_drain(b->stream);
+	set_patience(b);
 }
 
 static void
@@ -287,6 +337,7 @@ backup_free(struct job *j)
 		stream_free(b->stream);
 	backup_target_close(&b->to);
 	loop_cancel(&j->d->loop, &b->start_failed);
+	ev_timer_stop(j->d->loop.ev, &b->patience);
 	epoch_set_clear(&b->taken);
 	if (b->view)
 		view_file_free(b->view);
@@ -413,6 +464,7 @@ create(struct transaction *t, struct backup_plan *p, struct err *e)
 		free(b);
 		return false;
 	}
+	ev_timer_init(&b->patience, on_patience, 0., 0.);
 	bu = xzalloc(sizeof *bu);
 	bu->u.commit = undo_start;
 	bu->u.abort = undo_discard;
@@ -427,6 +479,7 @@ create(struct transaction *t, struct backup_plan *p, struct err *e)
 	b->job.speed = (uint64_t)a->speed;
 	b->cluster = p->cluster;
 	b->mode = p->mode;
+	b->follow = p->sync == MIRROR_SYNC_MODE_NONE;
 	if (a->x_perf && a->x_perf->has_max_workers)
 		b->max_lanes = (unsigned)a->x_perf->max_workers;
 	if (p->bitmap && !take_bitmap(t, b, p, e))

@@ -241,6 +241,8 @@ feed_once(struct lane *l, uint64_t *later)
 		return false;
 	t = stream_take(l, &run, &ahead, later);
 	l->nothing_left = t == TAKE_NOTHING;
+	if (t == TAKE_BROKEN)
+		fail_source(l, &(struct run){ .off = 0 }, 0);
 	return t == TAKE_WORK && submit_run(l, &run, &ahead);
 }
 

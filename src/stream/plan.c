@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "stream/plan.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/bits.h"
@@ -13,6 +14,16 @@
 /* Ask for so much at once, and so far ahead of the piece that is taken. */
 #define AHEAD_STEP (1 * MiB)
 #define AHEAD_SPAN (8 * MiB)
+
+/* Which units of the disk were handed out before: each is copied once.  The
+ * granules of a unit become DONE when it was flushed, and from then on the
+ * image may change under them; a granule that was just being saved stays SAVED
+ * though, and must not lead to a second copy of its unit.
+ */
+struct taken {
+	uint64_t unit;
+	uint64_t word[];
+};
 
 static void
 found_add(struct plan *p, uint64_t off, uint64_t len, unsigned flags)
@@ -53,12 +64,86 @@ look_once(struct plan *p)
 	p->at = end;
 }
 
+static bool
+take_unit(struct taken *t, uint64_t n)
+{
+	uint64_t bit = UINT64_C(1) << n % 64;
+
+	if (t->word[n / 64] & bit)
+		return false;
+	t->word[n / 64] |= bit;
+	return true;
+}
+
+/* The next units in which something is SAVED. */
+static void
+follow_look(struct plan *p)
+{
+	uint64_t unit = p->taken->unit;
+
+	while (p->nfound < PLAN_RUNS) {
+		uint64_t at = view_next_saved(p->reader->view, p->at, p->limit);
+		uint64_t start = round_down(at, unit);
+
+		if (at >= p->limit) {
+			p->at = p->limit;
+			return;
+		}
+		p->at = min_u64(start + unit, p->limit);
+		if (take_unit(p->taken, at / unit))
+			found_add(p, start, p->at - start, 0);
+	}
+}
+
+bool
+plan_follow(struct plan *p, uint64_t unit)
+{
+	uint64_t n = div_up(div_up(p->limit, unit), 64);
+
+	/* a page of it is memory only when something near was overwritten */
+	p->taken = calloc(1, sizeof *p->taken + n * sizeof p->taken->word[0]);
+	if (!p->taken)
+		return false;
+	p->taken->unit = unit;
+	plan_rewind(p);
+	return true;
+}
+
+void
+plan_destroy(struct plan *p)
+{
+	free(p->taken);
+}
+
+void
+plan_rewind(struct plan *p)
+{
+	p->at = 0;
+	p->saves = view_saves(p->reader->view);
+}
+
+bool
+plan_round_is_over(const struct plan *p)
+{
+	return p->at >= p->limit;
+}
+
+bool
+plan_has_news(const struct plan *p)
+{
+	return view_saves(p->reader->view) != p->saves;
+}
+
 void
 plan_look(struct plan *p)
 {
 	uint64_t data = 0, before;
 
 	p->nfound = 0;
+	if (p->taken) {
+		follow_look(p);
+		return;
+	}
 	while (p->nfound < PLAN_RUNS && data < LOOK_BYTES) {
 		if (p->at >= p->dirty_end) {
 			uint64_t start, end;
@@ -85,7 +170,7 @@ plan_publish(struct plan *p)
 	memcpy(p->run, p->found, p->nfound * sizeof p->run[0]);
 	p->first = 0;
 	p->n = p->nfound;
-	p->complete = p->at >= p->limit;
+	p->complete = !p->taken && p->at >= p->limit;
 	p->looking = false;
 }
 

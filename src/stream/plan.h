@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * What a stream has to copy, in order of offset: runs of the copy set, each
- * data or zero.  Looking for them may block (a disk is asked for its holes),
+ * data or zero.  A plan that follows has no copy set: it looks, in rounds, for
+ * what guests have overwritten since the cut (SAVED in the view).  Looking for them may block (a disk is asked for its holes),
  * so it is done by one thread at a time without a lock: plan_look() by
  * whoever has the planner's role, everything else under the stream's lock.
  */
@@ -28,10 +29,12 @@ struct plan {
 	struct dirty copy; /* unit is the job's cluster */
 	uint64_t limit; /* nothing at or beyond it is copied */
 	uint64_t align; /* a zero run begins and ends at multiples of it */
+	struct taken *taken; /* owned; NULL: it does not follow */
 
 	/* the planner's */
 	uint64_t at; /* everything before was looked at */
 	uint64_t dirty_end; /* of the dirty range that @at is in */
+	uint64_t saves; /* view_saves() before this round */
 	struct run found[PLAN_RUNS];
 	unsigned nfound;
 
@@ -42,6 +45,21 @@ struct plan {
 	bool looking; /* somebody has the planner's role */
 	uint64_t ahead; /* readahead was asked for up to here */
 };
+
+/* Follow: @unit is what is taken at once when any of it was overwritten (a
+ * multiple of the view's granule).  False: no memory.
+ */
+bool plan_follow(struct plan *p, uint64_t unit);
+void plan_destroy(struct plan *p);
+
+/* Begin a round of following.  Locked; nobody looks. */
+void plan_rewind(struct plan *p);
+
+/* Has a plan that follows come to the end of its round? */
+bool plan_round_is_over(const struct plan *p);
+
+/* Is there anything new since the last round began? */
+bool plan_has_news(const struct plan *p);
 
 /* Find the next runs; planner only. */
 void plan_look(struct plan *p);

@@ -141,6 +141,8 @@ struct stream {
 	unsigned started; /* lanes whose threads were started */
 	bool any_acked;
 	bool pausing, paused_posted;
+	bool draining; /* stream_drain was called */
+	bool last_round; /* of a plan that follows */
 	struct stream_result result;
 
 	struct task paused_task, finished_task; /* for o.loop */
@@ -156,6 +158,7 @@ enum take {
 	TAKE_WAIT, /* the lane will be kicked */
 	TAKE_LATER, /* not before *later (nanoseconds, monotonic) */
 	TAKE_NOTHING, /* all is handed out; some may come back (kick) */
+	TAKE_BROKEN, /* the view was given up */
 };
 
 enum take stream_take(struct lane *l, struct run *out, struct run *ahead,

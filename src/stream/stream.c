@@ -28,6 +28,9 @@
 /* More lanes than one are not worth their start for less. */
 #define LANES_WORTH (16 * MiB)
 
+/* How long a guest's overwriting may go unnoticed by a stream that follows. */
+#define FOLLOW_NS UINT64_C(100000000)
+
 /* Of all streams of the process, beyond the first lane of each. */
 #define EXTRA_LANES 32
 
@@ -49,6 +52,8 @@ static void maybe_paused_locked(struct stream *s) NEEDS(s->lock);
 static bool take_locked(struct stream *s, uint64_t now, struct run *out)
 	NEEDS(s->lock);
 static void look_locked(struct stream *s) NEEDS(s->lock);
+static enum take follow_locked(struct stream *s, const struct lane *l,
+			       uint64_t *later) NEEDS(s->lock);
 static enum take try_take_locked(struct stream *s, struct lane *l,
 				 struct run *out, struct run *ahead,
 				 uint64_t *later) NEEDS(s->lock);
@@ -142,6 +147,33 @@ look_locked(struct stream *s)
 	kick_all_locked(s, true);
 }
 
+/* Nothing is left of what was found: is it time to look again?  TAKE_WORK: it
+ * is.  A guest's write must not wait for us and should not pay for waking us,
+ * so we look from time to time, at one number; one lane does.
+ */
+static enum take
+follow_locked(struct stream *s, const struct lane *l, uint64_t *later)
+{
+	if (view_broken(s->o.reader->view))
+		return TAKE_BROKEN;
+	if (!plan_round_is_over(&s->plan))
+		return TAKE_WORK;
+	if (s->last_round) {
+		s->plan.complete = true;
+		kick_all_locked(s, true);
+		return TAKE_NOTHING;
+	}
+	s->last_round = s->draining;
+	if (s->draining || plan_has_news(&s->plan)) {
+		plan_rewind(&s->plan);
+		return TAKE_WORK;
+	}
+	if (l->number > 0)
+		return TAKE_WAIT;
+	*later = stream_now() + FOLLOW_NS;
+	return TAKE_LATER;
+}
+
 static enum take
 try_take_locked(struct stream *s, struct lane *l, struct run *out,
 		struct run *ahead, uint64_t *later)
@@ -168,6 +200,12 @@ try_take_locked(struct stream *s, struct lane *l, struct run *out,
 			return TAKE_NOTHING;
 		if (s->plan.looking)
 			return TAKE_WAIT;
+		if (s->o.follow) {
+			enum take t = follow_locked(s, l, later);
+
+			if (t != TAKE_WORK)
+				return t;
+		}
 		look_locked(s);
 	}
 }
@@ -478,6 +516,8 @@ check_options(const struct stream_options *o, struct err *e)
 			       " bytes, and offset %" PRIu64
 			       " is inside of one",
 			       target_address(t), target_min_block(t), o->at);
+	if (o->follow && !o->reader->view)
+		return err_set(e, ERR_GENERIC, 0, "There is nothing to follow");
 	if (!is_pow2(o->cluster))
 		return err_set(e, ERR_GENERIC, 0,
 			       "The cluster of a job must be a power of 2");
@@ -506,7 +546,7 @@ stream_new(const struct stream_options *o)
 	s->plan.limit = s->limit;
 	s->plan.align = max_u64(MIN_ALIGN, info->min_block);
 	mtx_init(&s->lock, LOCK_STREAM);
-	pace_set(&s->pace, stream_now(), o->speed);
+	pace_set(&s->pace, stream_now(), o->follow ? 0 : o->speed);
 	s->paused_task.fn = on_paused;
 	s->finished_task.fn = on_finished;
 	for (unsigned i = 0; i < STREAM_LANES; i++)
@@ -524,6 +564,12 @@ stream_start(const struct stream_options *o, struct stream **out, struct err *e)
 	if (!check_options(o, e))
 		return false;
 	s = stream_new(o);
+	if (o->follow &&
+	    !plan_follow(&s->plan, max_u64(s->o.cluster,
+					   view_granule(o->reader->view)))) {
+		stream_free(s);
+		return err_set(e, ERR_GENERIC, ENOMEM, "Cannot follow guests");
+	}
 	buffers_attach(&s->buffers);
 	mtx_lock(&s->lock);
 	s->running = s->started = 1;
@@ -542,6 +588,7 @@ void
 stream_free(struct stream *s)
 {
 	ranges_destroy(&s->again);
+	plan_destroy(&s->plan);
 	mtx_destroy(&s->lock);
 	free((char *)s->o.name);
 	free(s);
@@ -561,7 +608,8 @@ stream_set_speed(struct stream *s, uint64_t speed)
 {
 	ASSERT_LOOP(s->o.loop);
 	mtx_lock(&s->lock);
-	pace_set(&s->pace, stream_now(), speed);
+	if (!s->o.follow)
+		pace_set(&s->pace, stream_now(), speed);
 	kick_all_locked(s, false);
 	mtx_unlock(&s->lock);
 }
@@ -592,6 +640,17 @@ stream_cancel(struct stream *s)
 	ASSERT_LOOP(s->o.loop);
 	mtx_lock(&s->lock);
 	stop_locked(s, STOP_CANCELLED);
+	mtx_unlock(&s->lock);
+}
+
+void
+stream_drain(struct stream *s)
+{
+	ASSERT_LOOP(s->o.loop);
+	mtx_lock(&s->lock);
+	s->draining = true;
+	s->pausing = false;
+	kick_all_locked(s, false);
 	mtx_unlock(&s->lock);
 }
 

@@ -21,7 +21,9 @@
  * 4. Zeroes travel as requests, never as bytes, where the target can zero.
  * 5. No request is smaller than or not aligned to the target's minimum block,
  *    except for the tail of a disk that cannot be written otherwise.
- * 6. The callbacks run on the loop that was given, @done exactly once.
+ * 6. What a stream that follows is told of when it is drained is durable at
+ *    the target when it has ended well, and no cluster was sent twice.
+ * 7. The callbacks run on the loop that was given, @done exactly once.
  *
  * Offsets, lengths and sizes are bytes.
  */
@@ -117,6 +119,12 @@ struct stream_options {
 	 * that follow).  @at is a multiple of the target's minimum block.
 	 */
 	uint64_t at, room;
+	/* Copy no set, but what guests overwrite while they do so: a cluster of
+	 * which the reader's view has something SAVED is sent, as it was at the
+	 * cut, and becomes DONE.  Ends by stream_drain or stream_cancel; @speed
+	 * does not hold it back.
+	 */
+	bool follow;
 	uint64_t speed; /* bytes of the disk per second; 0: no limit */
 	unsigned max_lanes; /* 0: as many as are good */
 	const char *name; /* for log lines; copied */
@@ -144,6 +152,11 @@ void stream_set_speed(struct stream *s, uint64_t speed);
 void stream_pause(struct stream *s);
 void stream_resume(struct stream *s);
 void stream_cancel(struct stream *s);
+
+/* Loop.  For a stream that follows: send what guests have overwritten by now,
+ * flush it, and end well.  Goes on when it is paused.
+ */
+void stream_drain(struct stream *s);
 
 /* Loop, in @done or later; borrowed from @s. */
 const struct stream_result *stream_result(const struct stream *s);

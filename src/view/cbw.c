@@ -193,6 +193,7 @@ save_claimed(struct cbw *c, uint64_t g, uint64_t end)
 		atomic_fetch_add_explicit(&c->saved_bytes, stop - off,
 					  memory_order_relaxed);
 		publish(c, g, end, VIEW_SAVED);
+		view_count_save(c->view);
 		return 0;
 	}
 	r = save_failed(c, r);

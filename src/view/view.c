@@ -33,6 +33,7 @@ struct view_header {
 	uint64_t size;
 	uint64_t chunks;
 	_Atomic int32_t broken; /* errno value */
+	_Atomic uint64_t saves; /* 0 in files of older versions */
 };
 
 struct view {
@@ -403,6 +404,34 @@ uint64_t
 view_next_done(const struct view *v, uint64_t off, uint64_t end)
 {
 	return next_by_done(v, off, end, true);
+}
+
+uint64_t
+view_next_saved(const struct view *v, uint64_t off, uint64_t end)
+{
+	uint64_t g = off >> v->shift;
+	uint64_t last = div_up(end, view_granule(v));
+
+	while (g < last) {
+		uint64_t stop = min_u64(last, (g / CHUNK + 1) * CHUNK);
+
+		g = run_in_chunk(v, g, stop, false);
+		if (g < stop)
+			return max_u64(off, g << v->shift);
+	}
+	return end;
+}
+
+uint64_t
+view_saves(const struct view *v)
+{
+	return atomic_load_explicit(&v->header->saves, memory_order_acquire);
+}
+
+void
+view_count_save(struct view *v)
+{
+	atomic_fetch_add_explicit(&v->header->saves, 1, memory_order_release);
 }
 
 void

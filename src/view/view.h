@@ -103,6 +103,19 @@ uint64_t view_run(const struct view *v, uint64_t off, uint64_t len,
 uint64_t view_next_not_done(const struct view *v, uint64_t off, uint64_t end);
 uint64_t view_next_done(const struct view *v, uint64_t off, uint64_t end);
 
+/* The first byte in [off, end), by whole granules, that is SAVED; @end when
+ * there is none.
+ */
+uint64_t view_next_saved(const struct view *v, uint64_t off, uint64_t end);
+
+/* How often granules became SAVED: a number that moves soon after they did, so
+ * that who waits for more need not look at all states again and again.  The
+ * data plane counts.  (One that is older does not: nobody may rely on it for
+ * more than being told early.)
+ */
+uint64_t view_saves(const struct view *v);
+void view_count_save(struct view *v);
+
 /* SAVING back to NEEDED everywhere: the data plane that was saving is dead.
  * Only while no data plane has the view.
  */

@@ -342,4 +342,30 @@ MUTATIONS = [
     ('descriptors that were lost are missed', WIRE,
      [('if (in->msg.nfds != in->header.fds) {', 'if (false) {')],
      'wire', 'a_message_that_lost_its_descriptors_is_refused'),
+
+    # --- stream.h, targets that are images and streams that follow ------------
+    ('stream.h rule 1, an image', 'src/stream/lane-block.c',
+     [('lane_answered(l, op, block_flush(image(l)));',
+       'lane_answered(l, op, 0);')],
+     'stream-block', 'rule_1_nothing_is_done_when_the_flush_fails'),
+    ('stream.h rule 1, before the flush', 'src/stream/lane-io.c',
+     [('			ranges_add(&l->acked, done.off, done.len, done.flags);',
+       '			ranges_add(&l->acked, done.off, done.len, done.flags),'
+       ' view_reader_done(s->o.reader, done.off, done.len);')],
+     'stream-block',
+     'rule_1_a_range_is_done_only_after_the_image_was_flushed'),
+    ('stream.h rule 5, an image', 'src/stream/stream.c',
+     [('s->plan.align = max_u64(MIN_ALIGN, info->min_block);',
+       's->plan.align = MIN_ALIGN;')],
+     'stream-block', 'rule_5_requests_respect_the_image_s_blocks'),
+    ('stream.h rule 6, durable', 'src/stream/stream.c',
+     [('	s->last_round = s->draining;\n', '	s->last_round = s->draining;\n'
+       '	if (s->draining) {\n		s->plan.complete = true;\n'
+       '		kick_all_locked(s, true);\n		return TAKE_NOTHING;\n'
+       '	}\n')],
+     'stream-follow',
+     'rule_6_a_drain_begins_from_the_start_of_the_disk'),
+    ('stream.h rule 6, twice', 'src/stream/plan.c',
+     [('if (t->word[n / 64] & bit)', 'if (0)')],
+     'stream-follow', 'rule_6_no_cluster_is_sent_twice'),
 ]

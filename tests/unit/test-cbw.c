@@ -415,6 +415,23 @@ a_write_of_several_runs_saves_all_of_them(void **state)
 	scene_destroy(&s);
 }
 
+/* Who follows a view looks at the number, and at the states when it moved. */
+static void
+saves_are_counted_when_they_can_be_seen(void **state)
+{
+	struct scene s;
+
+	(void)state;
+	scene_init(&s, &(struct scene_options){ .size = SIZE });
+	assert_int_equal(view_saves(s.view), 0);
+	assert_int_equal(scene_write(&s, 0, 512, 0xaa), 0);
+	assert_int_equal(view_saves(s.view), 1);
+	/* nothing to save, nothing to count */
+	assert_int_equal(scene_write(&s, 0, 512, 0xbb), 0);
+	assert_int_equal(view_saves(s.view), 1);
+	scene_destroy(&s);
+}
+
 int
 main(void)
 {
@@ -449,6 +466,7 @@ main(void)
 			small_writes_at_the_edge_of_the_mask_save_what_they_touch),
 		cmocka_unit_test(two_masks_are_a_union),
 		cmocka_unit_test(a_write_of_several_runs_saves_all_of_them),
+		cmocka_unit_test(saves_are_counted_when_they_can_be_seen),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -458,6 +458,34 @@ moves_of_neighbours_do_not_undo_each_other(void **s)
 	view_unref(v);
 }
 
+static void
+what_is_saved_is_found_from_anywhere(void **state)
+{
+	uint64_t size = 5 * CHUNK * 4096;
+	struct view *v = view_make(size);
+	const uint64_t at[] = { 0, 31, 32, CHUNK - 1, 3 * CHUNK + 7 };
+	uint64_t from = 0;
+
+	(void)state;
+	assert_int_equal(view_next_saved(v, 0, size), size);
+	for (unsigned i = 0; i < ARRAY_SIZE(at); i++) {
+		move(v, at[i], VIEW_NEEDED, VIEW_SAVING);
+		assert_int_equal(view_next_saved(v, from, size), size);
+		move(v, at[i], VIEW_SAVING, VIEW_SAVED);
+		assert_int_equal(view_next_saved(v, from, size), at[i] * 4096);
+		/* inside of a granule: there */
+		assert_int_equal(view_next_saved(v, at[i] * 4096 + 5, size),
+				 at[i] * 4096 + 5);
+		/* not beyond the end that was given */
+		assert_int_equal(view_next_saved(v, from, at[i] * 4096),
+				 at[i] * 4096);
+		from = (at[i] + 1) * 4096;
+	}
+	move(v, 31, VIEW_SAVED, VIEW_DONE);
+	assert_int_equal(view_next_saved(v, 4096, size), 32 * 4096);
+	view_unref(v);
+}
+
 int
 main(void)
 {
@@ -482,6 +510,7 @@ main(void)
 		cmocka_unit_test(states_are_what_the_model_says),
 		cmocka_unit_test(rule_2_a_move_does_not_undo_its_neighbours),
 		cmocka_unit_test(moves_of_neighbours_do_not_undo_each_other),
+		cmocka_unit_test(what_is_saved_is_found_from_anywhere),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
