@@ -443,11 +443,16 @@ link_export_add(struct link_call *call, const struct link_export_add_args *arg,
 		struct err *e)
 {
 	struct node *n = NULL;
+	unsigned flags = 0;
 
-	return find_node(call, arg->node, &n, e) &&
-	       table_add_export(server_table(call->server), arg->name,
-				arg->description, n,
-				arg->writable && !n->image->read_only, e);
+	if (!find_node(call, arg->node, &n, e))
+		return false;
+	if (arg->writable && !n->image->read_only)
+		flags |= EXPORT_WRITABLE;
+	if (arg->has_writethrough && arg->writethrough)
+		flags |= EXPORT_WRITETHROUGH;
+	return table_add_export(server_table(call->server), arg->name,
+				arg->description, n, flags, e);
 }
 
 bool

@@ -25,6 +25,9 @@
 /* What QEMU's server accepts in one read or write. */
 #define MAX_REQUEST (32 * MiB)
 
+/* What a client that is one too many is told. */
+#define TOO_MANY "there are as many clients as may be connected already"
+
 /* A reply to block status describes at most so many extents. */
 #define MAX_EXTENTS 4096
 
@@ -32,6 +35,8 @@
 static struct {
 	char *link_path; /* owned */
 	unsigned listen_fds;
+	unsigned max_connections; /* 0: any number */
+	_Atomic unsigned connections;
 	struct table table;
 	struct server *server; /* owned; NULL before after_fork */
 } plugin;
@@ -86,6 +91,9 @@ plugin_config(const char *key, const char *value)
 		nbdkit_error("listen-fds: at most %d", LINK_MAX_LISTENS);
 		return -1;
 	}
+	if (strcmp(key, "max-connections") == 0)
+		return nbdkit_parse_unsigned(key, value,
+					     &plugin.max_connections);
 	nbdkit_error("unknown parameter '%s'", key);
 	return -1;
 }
@@ -149,20 +157,54 @@ plugin_list_exports(int read_only, int is_tls, struct nbdkit_exports *exports)
 	return table_each_export(&plugin.table, list_one, exports) ? 0 : -1;
 }
 
-static void *
-plugin_open(int read_only)
+/* Room for one more client.  Those who only negotiate do not count. */
+static bool
+take_place(void)
 {
-	const char *name = nbdkit_export_name();
+	unsigned n = atomic_fetch_add(&plugin.connections, 1);
+
+	if (!plugin.max_connections || n < plugin.max_connections)
+		return true;
+	(void)atomic_fetch_sub(&plugin.connections, 1);
+	return false;
+}
+
+static void
+give_place(void)
+{
+	(void)atomic_fetch_sub(&plugin.connections, 1);
+}
+
+static struct connection *
+connection_new(const char *name)
+{
 	struct connection *c = calloc(1, sizeof *c);
 
 	if (!c) {
 		nbdkit_error("no memory for another connection");
 		return NULL;
 	}
-	c->x = table_connect(&plugin.table, name ? name : "");
-	if (!c->x) {
-		nbdkit_error("there is no export named '%s'", name ? name : "");
-		free(c);
+	c->x = table_connect(&plugin.table, name);
+	if (c->x)
+		return c;
+	nbdkit_error("there is no export named '%s'", name);
+	free(c);
+	return NULL;
+}
+
+static void *
+plugin_open(int read_only)
+{
+	const char *name = nbdkit_export_name();
+	struct connection *c;
+
+	if (!take_place()) {
+		nbdkit_error(TOO_MANY);
+		return NULL;
+	}
+	c = connection_new(name ? name : "");
+	if (!c) {
+		give_place();
 		return NULL;
 	}
 	c->read_only = read_only || !c->x->writable;
@@ -176,6 +218,7 @@ plugin_close(void *handle)
 
 	export_unref(c->x);
 	free(c);
+	give_place();
 }
 
 static int
@@ -226,6 +269,14 @@ static int
 plugin_can_write(void *handle)
 {
 	return !((struct connection *)handle)->read_only;
+}
+
+/* Several connections to one export make no sense when there is one place. */
+static int
+plugin_can_multi_conn(void *handle)
+{
+	(void)handle;
+	return plugin.max_connections != 1;
 }
 
 static int
@@ -286,6 +337,13 @@ plugin_block_size(void *handle, uint32_t *minimum, uint32_t *preferred,
 	return leave(c, ticket, 0);
 }
 
+/* Must the request be on the disk before it is answered? */
+static bool
+through(const struct connection *c, uint32_t flags)
+{
+	return (flags & NBDKIT_FLAG_FUA) || c->x->writethrough;
+}
+
 static int
 plugin_pread(void *handle, void *buf, uint32_t count, uint64_t offset,
 	     uint32_t flags)
@@ -307,8 +365,7 @@ plugin_pwrite(void *handle, const void *buf, uint32_t count, uint64_t offset,
 	struct node *n = enter(c, &ticket);
 
 	return n ? leave(c, ticket,
-			 node_pwrite(n, buf, count, offset,
-				     flags & NBDKIT_FLAG_FUA))
+			 node_pwrite(n, buf, count, offset, through(c, flags)))
 		 : -1;
 }
 
@@ -324,8 +381,7 @@ plugin_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 	if (flags & NBDKIT_FLAG_FAST_ZERO)
 		how |= BLOCK_ZERO_FAST;
 	return n ? leave(c, ticket,
-			 node_zero(n, offset, count, how,
-				   flags & NBDKIT_FLAG_FUA))
+			 node_zero(n, offset, count, how, through(c, flags)))
 		 : -1;
 }
 
@@ -337,8 +393,7 @@ plugin_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 	struct node *n = enter(c, &ticket);
 
 	return n ? leave(c, ticket,
-			 node_discard(n, offset, count,
-				      flags & NBDKIT_FLAG_FUA))
+			 node_discard(n, offset, count, through(c, flags)))
 		 : -1;
 }
 
@@ -413,7 +468,9 @@ static struct nbdkit_plugin stillpoint = {
 	.config_complete = plugin_config_complete,
 	.config_help =
 		"link=PATH      (required) unix socket for stillpointd\n"
-		"listen-fds=N   how many sockets nbdkit was activated with",
+		"listen-fds=N   how many sockets nbdkit was activated with\n"
+		"max-connections=N   how many clients may be connected (0: any "
+		"number)",
 	.after_fork = plugin_after_fork,
 	.cleanup = plugin_cleanup,
 	.list_exports = plugin_list_exports,
@@ -430,7 +487,7 @@ static struct nbdkit_plugin stillpoint = {
 	.can_extents = yes,
 	.can_fua = native_fua,
 	.can_cache = native_cache,
-	.can_multi_conn = yes,
+	.can_multi_conn = plugin_can_multi_conn,
 	.is_rotational = plugin_is_rotational,
 	.pread = plugin_pread,
 	.pwrite = plugin_pwrite,

@@ -82,7 +82,7 @@ export_unref(struct export *x)
 
 bool
 table_add_export(struct table *t, const char *name, const char *description,
-		 struct node *n, bool writable, struct err *e)
+		 struct node *n, unsigned flags, struct err *e)
 {
 	struct export *x;
 
@@ -94,7 +94,8 @@ table_add_export(struct table *t, const char *name, const char *description,
 		return err_set(e, ERR_GENERIC, ENOMEM, "cannot export '%s'",
 			       name);
 	x->node = n;
-	x->writable = writable;
+	x->writable = flags & EXPORT_WRITABLE;
+	x->writethrough = flags & EXPORT_WRITETHROUGH;
 	n->exports++;
 	mtx_lock(&t->lock);
 	x->next = t->exports;

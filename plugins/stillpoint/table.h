@@ -18,6 +18,7 @@ struct export
 	char *name; /* owned */
 	char *description; /* owned, or NULL */
 	bool writable;
+	bool writethrough; /* every write is synced before it is answered */
 	struct gate users;
 	struct node *node; /* borrowed; NULL once the export is gone */
 	_Atomic unsigned refs; /* the table's and one for each connection */
@@ -45,9 +46,11 @@ struct node *table_node(struct table *t, const char *name);
 void table_add_node(struct table *t, struct node *n);
 void table_remove_node(struct table *t, struct node *n);
 
+enum export_flags { EXPORT_WRITABLE = 1, EXPORT_WRITETHROUGH = 2 };
+
 /* False with *e: such a name exists, or no memory. */
 bool table_add_export(struct table *t, const char *name,
-		      const char *description, struct node *n, bool writable,
+		      const char *description, struct node *n, unsigned flags,
 		      struct err *e) MUST_CHECK;
 struct export *table_export(struct table *t, const char *name);
 

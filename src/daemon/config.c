@@ -458,8 +458,7 @@ config_complete(struct config *c, const char *state, struct err *e)
 		c->shm = shm_dir_default(state);
 		c->shm_is_ours = true;
 	}
-	return default_address(&c->qmp, &c->n_qmp, state, "qmp.sock", e) &&
-	       default_address(&c->nbd, &c->n_nbd, state, "nbd.sock", e);
+	return default_address(&c->qmp, &c->n_qmp, state, "qmp.sock", e);
 }
 
 static void

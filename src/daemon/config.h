@@ -63,7 +63,7 @@ enum config_result config_parse(struct config *c, int argc, char **argv,
 				struct err *e);
 
 /* What depends on the state directory, whose canonical path is @state: the
- * defaults of --qmp, --nbd, --store and --shm.
+ * defaults of --qmp, --store and --shm.
  */
 bool config_complete(struct config *c, const char *state, struct err *e)
 	MUST_CHECK;

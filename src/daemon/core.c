@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "daemon/daemon.h"
 #include "daemon/graph.h"
+#include "daemon/guest-server.h"
 #include "daemon/job.h"
 #include "daemon/lost.h"
 #include "daemon/merge.h"
@@ -23,6 +24,7 @@ core_init(struct daemon *d, struct err *e)
 	d->registry = registry_new(d);
 	if (!registry_load(d, &doc, e))
 		return false;
+	guest_server_recall(d, doc);
 	recover_set_registry(d, doc);
 	d->merge = merge_new(d);
 	d->plane = plane_new(d);
@@ -118,6 +120,7 @@ core_free(struct daemon *d)
 		graph_free(d->graph);
 	if (d->lost)
 		lost_free(d->lost);
+	guest_server_forget(d);
 	/* goes when no epoch is left in it */
 	if (d->cfg.shm)
 		(void)rmdir(d->cfg.shm);

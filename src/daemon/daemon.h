@@ -42,6 +42,8 @@ struct daemon {
 	struct plane *plane;
 	struct lost *lost;
 	struct recovery *recovery;
+	/* What nbd-server-start was told; owned, NULL: nothing. */
+	struct guest_server_options *guests;
 	struct merge *merge;
 	struct pending pending;
 	bool all_saved; /* the registry is that of the end */

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "daemon/daemon.h"
+#include "daemon/guest-server.h"
 #include "daemon/ids.h"
 #include "daemon/pending.h"
 #include "daemon/plane-node.h"
@@ -19,25 +20,61 @@
 /* --- checks ---------------------------------------------------------------------- */
 
 static bool
-check_supported(const struct block_export_options *o, struct err *e)
+check_description(const struct block_export_options *o, struct err *e)
 {
-	const struct block_export_options_nbd *n = o->u.nbd;
+	const char *text = o->u.nbd->description;
 
-	if (o->iothread)
-		return err_set(e, ERR_GENERIC, 0, "iothread \"%s\" not found",
-			       o->iothread);
-	if (o->writethrough)
+	if (text && strlen(text) > NAME_MAX_BYTES)
+		return err_set(e, ERR_GENERIC, 0, "description '%s' too long",
+			       text);
+	return true;
+}
+
+/* QEMU's checks of one bitmap.  A name alone is looked for on the exported
+ * node.
+ */
+static bool
+check_bitmap(struct graph *g, const struct export *x,
+	     const struct block_dirty_bitmap_or_str *ref, struct err *e)
+{
+	bool local = ref->type == JSON_STRING;
+	const char *name = local ? ref->u.local : ref->u.external->name;
+	const struct node *n =
+		local ? x->node
+		      : graph_device_or_node(g, ref->u.external->node);
+	const struct bitmap *b;
+
+	if (!n)
+		return err_set(e, ERR_GENERIC, 0, "Node '%s' not found",
+			       ref->u.external->node);
+	b = node_bitmap(n, name);
+	if (!b)
+		return err_set(e, ERR_GENERIC, 0, "Bitmap '%s' is not found",
+			       name);
+	if (!bitmap_check(b, BITMAP_BUSY | BITMAP_INCONSISTENT, e))
+		return false;
+	if (local && !x->options->writable && !n->read_only && b->enabled)
 		return err_set(e, ERR_GENERIC, 0,
-			       "Parameter 'writethrough' is not supported: "
-			       "guests decide with flush and FUA");
+			       "Enabled bitmap '%s' incompatible with readonly "
+			       "export",
+			       name);
+	return true;
+}
+
+/* The last checks: what QEMU can do and a server for guests cannot. */
+static bool
+check_contexts(struct graph *g, const struct export *x, struct err *e)
+{
+	const struct block_export_options_nbd *n = x->options->u.nbd;
+
+	for (size_t i = 0; i < n->bitmaps.n; i++)
+		if (!check_bitmap(g, x, n->bitmaps.v[i], e))
+			return false;
 	if (n->bitmaps.n || n->allocation_depth)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Export '%s' is for guests: it has no metadata "
 			       "context but base:allocation",
-			       o->id);
-	if (n->description && strlen(n->description) > NAME_MAX_BYTES)
-		return err_set(e, ERR_GENERIC, 0, "description '%s' too long",
-			       n->description);
+			       x->options->id);
 	return true;
 }
 
@@ -58,6 +95,9 @@ check_node(struct graph *g, const struct block_export_options *o,
 	if (o->writable && n->read_only)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Cannot export read-only node as writable");
+	if (o->iothread)
+		return err_set(e, ERR_GENERIC, 0, "iothread \"%s\" not found",
+			       o->iothread);
 	return true;
 }
 
@@ -93,23 +133,28 @@ check_id(struct graph *g, const struct block_export_options *o, struct err *e)
 	return true;
 }
 
+static void
+export_free(struct export *x)
+{
+	block_export_options_free(x->options);
+	free(x);
+}
+DEFINE_CLEANUP(struct export, export_free);
+
 bool
 export_new(struct daemon *d, struct block_export_options *options,
 	   struct export **out, struct err *e)
 {
-	AUTO(block_export_options_free)
-	struct block_export_options *o = options;
-	const char *name = o->u.nbd->name ? o->u.nbd->name : o->node_name;
-	struct node *n;
-	struct export *x;
+	AUTO(export_free) struct export *x = xzalloc(sizeof *x);
+	const struct block_export_options *o = x->options = options;
 
-	if (!check_id(d->graph, o, e) || !check_node(d->graph, o, &n, e) ||
-	    !check_supported(o, e) || !check_name(d->graph, name, e))
+	x->name = o->u.nbd->name ? o->u.nbd->name : o->node_name;
+	if (!check_id(d->graph, o, e) ||
+	    !check_node(d->graph, o, &x->node, e) ||
+	    !check_name(d->graph, x->name, e) || !check_description(o, e) ||
+	    !check_contexts(d->graph, x, e))
 		return false;
-	x = *out = xzalloc(sizeof *x);
-	x->options = steal(&o);
-	x->node = n;
-	x->name = name;
+	*out = steal(&x);
 	return true;
 }
 
@@ -158,8 +203,7 @@ add_undo(struct adding *a, const struct err *e)
 	if (a->x->in_plane || graph_export(a->d->graph, a->x->options->id)) {
 		graph_remove_export(a->d->graph, a->x);
 	} else {
-		block_export_options_free(a->x->options);
-		free(a->x);
+		export_free(a->x);
 	}
 	if (!a->opened) {
 		add_end(a, &a->e);
@@ -248,6 +292,11 @@ add_begin(struct task *t)
 		add_end(a, &a->e);
 		return;
 	}
+	if (!guest_server_check(a->d, &a->e)) {
+		export_free(a->x);
+		add_end(a, &a->e);
+		return;
+	}
 	if (a->x->node->in_plane) {
 		add_export(a);
 		return;
@@ -286,26 +335,63 @@ qmp_block_export_add(struct qmp_call *call, struct block_export_options *arg)
 	export_add(qmp_call_opaque(call), arg, add_command_done, call);
 }
 
+/* QEMU's older form of it. */
+void
+qmp_nbd_server_add(struct qmp_call *call, struct qmp_nbd_server_add_args *arg)
+{
+	AUTO(qmp_nbd_server_add_args_free)
+	struct qmp_nbd_server_add_args *own = arg;
+	struct daemon *d = qmp_call_opaque(call);
+	struct node *n = graph_device_or_node(d->graph, arg->device);
+	struct block_export_options *o;
+	struct err e = ERR_INIT;
+
+	if (!n) {
+		(void)err_set(&e, ERR_GENERIC, 0,
+			      "Cannot find device='%s' nor node-name='%s'",
+			      arg->device, arg->device);
+		qmp_call_fail(call, &e);
+		return;
+	}
+	o = xzalloc(sizeof *o);
+	o->type = BLOCK_EXPORT_TYPE_NBD;
+	o->id = xstrdup(arg->name ? arg->name : arg->device);
+	o->node_name = xstrdup(n->name);
+	o->has_writable = true;
+	o->writable = arg->has_writable && arg->writable && !n->read_only;
+	o->u.nbd = xzalloc(sizeof *o->u.nbd);
+	o->u.nbd->name = xstrdup(o->id);
+	o->u.nbd->description = steal(&arg->description);
+	if (arg->bitmap) {
+		struct block_dirty_bitmap_or_str *ref = xzalloc(sizeof *ref);
+
+		ref->type = JSON_STRING;
+		ref->u.local = steal(&arg->bitmap);
+		o->u.nbd->has_bitmaps = true;
+		xassert_memory(block_dirty_bitmap_or_str_list_append(
+			&o->u.nbd->bitmaps, ref));
+	}
+	export_add(d, o, add_command_done, call);
+}
+
 /* --- block-export-del --------------------------------------------------------------- */
 
 struct deleting {
 	struct daemon *d;
-	struct qmp_call *call;
 	struct export *x;
 	char *node; /* owned: to be closed */
-	bool hard;
+	enum export_delete how;
 	struct task settled;
 	struct plane_request r;
+	void (*done)(void *opaque, const struct err *e);
+	void *opaque;
 };
 
 static void
 del_end(struct deleting *del, const struct err *e)
 {
 	pending_end(del->d);
-	if (e)
-		qmp_call_fail(del->call, e);
-	else
-		qmp_block_export_del_return(del->call);
+	del->done(del->opaque, e);
 	free(del->node);
 	free(del);
 }
@@ -356,7 +442,9 @@ del_withdrawn(struct plane_request *r, const struct json *ret,
 
 	(void)ret;
 	(void)msg;
-	if (!e) {
+	if (!e || del->how == EXPORT_DELETE_ANYHOW) {
+		if (e)
+			log_warn("%s", e->msg);
 		del_gone(del);
 		return;
 	}
@@ -379,41 +467,84 @@ del_begin(struct task *t)
 		return;
 	}
 	del->r.done = del_withdrawn;
-	plane_del_export(del->d->plane, del->x->name, del->hard, &del->r);
+	plane_del_export(del->d->plane, del->x->name,
+			 del->how != EXPORT_DELETE_SAFE, &del->r);
+}
+
+void
+export_delete(struct daemon *d, struct export *x, enum export_delete how,
+	      void (*done)(void *opaque, const struct err *e), void *opaque)
+{
+	struct deleting *del = xzalloc(sizeof *del);
+
+	del->d = d;
+	del->x = x;
+	del->how = how;
+	del->done = done;
+	del->opaque = opaque;
+	x->shutting_down = true;
+	del->settled.fn = del_begin;
+	pending_begin(d);
+	plane_when_settled(d->plane, &del->settled);
+}
+
+static struct export *
+find_to_delete(struct daemon *d, const char *id, struct err *e)
+{
+	struct export *x = graph_export(d->graph, id);
+
+	if (!x)
+		(void)err_set(e, ERR_GENERIC, 0, "Export '%s' is not found",
+			      id);
+	else if (x->shutting_down)
+		(void)err_set(e, ERR_GENERIC, 0,
+			      "Export '%s' is already shutting down", id);
+	return err_is_set(e) ? NULL : x;
+}
+
+/* block-export-del and nbd-server-remove are answered alike: with nothing. */
+static void
+del_command_done(void *opaque, const struct err *e)
+{
+	if (e)
+		qmp_call_fail(opaque, e);
+	else
+		qmp_block_export_del_return(opaque);
+}
+
+static void
+del_command(struct qmp_call *call, const char *id, bool hard)
+{
+	struct daemon *d = qmp_call_opaque(call);
+	struct err e = ERR_INIT;
+	struct export *x = find_to_delete(d, id, &e);
+
+	if (x)
+		export_delete(d, x,
+			      hard ? EXPORT_DELETE_HARD : EXPORT_DELETE_SAFE,
+			      del_command_done, call);
+	else
+		qmp_call_fail(call, &e);
 }
 
 void
 qmp_block_export_del(struct qmp_call *call,
 		     struct qmp_block_export_del_args *arg)
 {
-	AUTO(qmp_block_export_del_args_free)
-	struct qmp_block_export_del_args *own = arg;
-	struct daemon *d = qmp_call_opaque(call);
-	struct export *x = graph_export(d->graph, arg->id);
-	struct deleting *del;
-	struct err e = ERR_INIT;
+	del_command(call, arg->id,
+		    arg->has_mode &&
+			    arg->mode == BLOCK_EXPORT_REMOVE_MODE_HARD);
+	qmp_block_export_del_args_free(arg);
+}
 
-	if (!x) {
-		(void)err_set(&e, ERR_GENERIC, 0, "Export '%s' is not found",
-			      arg->id);
-		qmp_call_fail(call, &e);
-		return;
-	}
-	if (x->shutting_down) {
-		(void)err_set(&e, ERR_GENERIC, 0,
-			      "Export '%s' is already shutting down", arg->id);
-		qmp_call_fail(call, &e);
-		return;
-	}
-	del = xzalloc(sizeof *del);
-	del->d = d;
-	del->call = call;
-	del->x = x;
-	del->hard = arg->has_mode && arg->mode == BLOCK_EXPORT_REMOVE_MODE_HARD;
-	x->shutting_down = true;
-	del->settled.fn = del_begin;
-	pending_begin(d);
-	plane_when_settled(d->plane, &del->settled);
+void
+qmp_nbd_server_remove(struct qmp_call *call,
+		      struct qmp_nbd_server_remove_args *arg)
+{
+	del_command(call, arg->name,
+		    arg->has_mode &&
+			    arg->mode == BLOCK_EXPORT_REMOVE_MODE_HARD);
+	qmp_nbd_server_remove_args_free(arg);
 }
 
 bool

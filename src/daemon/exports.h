@@ -19,4 +19,17 @@ bool export_new(struct daemon *d, struct block_export_options *options,
 void export_add(struct daemon *d, struct block_export_options *options,
 		void (*done)(void *opaque, const struct err *e), void *opaque);
 
+enum export_delete {
+	EXPORT_DELETE_SAFE, /* not while a client is connected */
+	EXPORT_DELETE_HARD, /* clients are cut off */
+	EXPORT_DELETE_ANYHOW, /* nor may the data plane refuse: it ends next */
+};
+
+/* BLOCK_EXPORT_DELETED is sent, the node is closed if no other export has it,
+ * and the registry is saved; then @done as above.
+ */
+void export_delete(struct daemon *d, struct export *x, enum export_delete how,
+		   void (*done)(void *opaque, const struct err *e),
+		   void *opaque);
+
 #endif

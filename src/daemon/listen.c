@@ -378,6 +378,7 @@ add_tcp(struct listeners *l, const struct address *a, unsigned flags,
 	struct err *e)
 {
 	const struct addrinfo hints = {
+		.ai_family = a->family,
 		.ai_socktype = SOCK_STREAM,
 		.ai_flags = AI_PASSIVE | AI_NUMERICSERV,
 	};

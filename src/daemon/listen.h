@@ -27,6 +27,7 @@ struct address {
 	char *path; /* owned, ADDRESS_UNIX */
 	char *host; /* owned, ADDRESS_TCP; without brackets */
 	char port[6]; /* ADDRESS_TCP, decimal */
+	int family; /* ADDRESS_TCP: AF_INET or AF_INET6 only; 0: both */
 };
 
 /* Syntax only; @a is to be destroyed after success. */

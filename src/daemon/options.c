@@ -26,7 +26,9 @@ const struct option_desc options[] = {
 	  "Without this option: unix:STATE/qmp.sock." },
 	{ "nbd", OPTION_LIST, "ADDRESS", "listen for guests, NBD (repeatable)",
 	  "The sockets are handed to nbdkit. "
-	  "Without this option: unix:STATE/nbd.sock." },
+	  "Without this option guests cannot connect, and nothing can be "
+	  "exported, until a client says nbd-server-start; its address is "
+	  "remembered." },
 	{ "allow", OPTION_LIST, "DIR",
 	  "images may lie below this directory (repeatable)",
 	  "Files that clients name must lie below one of these directories "

@@ -195,3 +195,34 @@ paths_open(const struct paths *p, const char *filename, int flags, int *out,
 			       filename);
 	return true;
 }
+
+bool
+paths_socket(const struct paths *p, const char *filename, char **out,
+	     struct err *e)
+{
+	AUTO(free) char *name = make_absolute(p, filename);
+	char *base = strrchr(name, '/') + 1;
+	char link[40], dir[PATH_MAX];
+	AUTO(close) int fd = -1;
+	struct stat st;
+	ssize_t n;
+	int os;
+
+	if (!base[0] || strcmp(base, ".") == 0 || strcmp(base, "..") == 0)
+		return err_set(e, ERR_GENERIC, 0,
+			       "'%s' cannot be the name of a socket", filename);
+	base[-1] = '\0';
+	fd = find(p, name, &os);
+	if (fd < 0)
+		return not_found(p, filename, os, e);
+	(void)snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	n = readlink(link, dir, sizeof dir - 1);
+	if (n < 0 || fstat(fd, &st) < 0)
+		return err_set(e, ERR_GENERIC, errno, "Could not open '%s'",
+			       filename);
+	if (!S_ISDIR(st.st_mode))
+		return err_set(e, ERR_GENERIC, ENOTDIR, "Could not open '%s'",
+			       filename);
+	*out = xasprintf("%.*s/%s", (int)n, dir, base);
+	return true;
+}

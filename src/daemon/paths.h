@@ -41,4 +41,13 @@ bool paths_allow(struct paths *p, const char *dir, struct err *e) MUST_CHECK;
 bool paths_open(const struct paths *p, const char *filename, int flags, int *fd,
 		struct err *e) MUST_CHECK;
 
+/* Any thread; may block.  Where a socket file named @filename would be: its
+ * directory is resolved as above, *out (owned by the caller) is a canonical
+ * path.  Nothing is opened or made, so whoever may rename directories below an
+ * allowed one can still move it; bind(2) has no way to exclude that.  @e: class
+ * GenericError, as above.
+ */
+bool paths_socket(const struct paths *p, const char *filename, char **out,
+		  struct err *e) MUST_CHECK;
+
 #endif

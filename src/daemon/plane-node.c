@@ -68,6 +68,8 @@ plane_add_export(struct plane *p, const struct export *x,
 		.node = x->node->name,
 		.description = x->options->u.nbd->description,
 		.writable = x->options->writable,
+		.has_writethrough = true,
+		.writethrough = x->options->writethrough,
 	};
 	struct json_out o;
 

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/park.h"
 #include "daemon/daemon.h"
+#include "daemon/guest-server.h"
 #include "daemon/recover.h"
 #include "daemon/supervisor.h"
 
@@ -25,6 +26,8 @@ struct plane {
 	struct daemon *d; /* borrowed */
 	enum plane_state state;
 	char *path; /* owned: the link's socket */
+	char *idle; /* owned: see supervisor.h */
+	bool replacing; /* another nbdkit takes this one's place */
 	struct supervisor *sup;
 	struct link_client *client; /* owned, or NULL */
 	bool adopting; /* the first connection is to an earlier nbdkit */
@@ -169,11 +172,21 @@ begin(struct plane *p, struct err *e)
 		supervisor_start(p->sup);
 		return true;
 	}
-	if (e->os != EADDRINUSE || p->begun >= BEGIN_SECONDS)
+	if (e->os == EADDRINUSE && p->begun < BEGIN_SECONDS) {
+		err_clear(e);
+		begin_later(p);
+		return true;
+	}
+	if (!p->d->guests)
 		return false;
+	/* What nbd-server-start was told, a life ago, is no reason to refuse
+	 * every client of QMP: one of them can tell us another address.
+	 */
+	log_error("guests cannot connect: %s", e->msg);
 	err_clear(e);
-	begin_later(p);
-	return true;
+	guest_server_forget(p->d);
+	supervisor_forget_addresses(p->sup);
+	return begin(p, e);
 }
 
 static void
@@ -209,7 +222,7 @@ on_link_closed(void *opaque)
 {
 	struct plane *p = opaque;
 
-	if (!p->stopping)
+	if (!p->stopping && !p->replacing)
 		log_error("lost the link to the data plane");
 	p->state = DOWN;
 	link_client_free(steal(&p->client));
@@ -334,8 +347,11 @@ start_connecting(struct plane *p)
 static void
 on_start(void *opaque, pid_t pid)
 {
+	struct plane *p = opaque;
+
 	log_info("nbdkit runs as process %d", (int)pid);
-	start_connecting(opaque);
+	p->replacing = false;
+	start_connecting(p);
 }
 
 static void
@@ -350,6 +366,8 @@ on_exit_of_nbdkit(void *opaque, pid_t pid, int status, bool again)
 		p->stopped = NULL;
 		return;
 	}
+	if (p->replacing)
+		return;
 	log_error("nbdkit (process %d) died%s", (int)pid,
 		  again ? " and is started again" : "");
 }
@@ -375,6 +393,7 @@ plane_new(struct daemon *d)
 {
 	struct plane *p = xzalloc(sizeof *p);
 	const struct config *c = &d->cfg;
+	struct address remembered = { 0 };
 	struct supervisor_options o = {
 		.program = c->nbdkit,
 		.plugin = c->plugin,
@@ -387,8 +406,15 @@ plane_new(struct daemon *d)
 
 	p->d = d;
 	p->path = xasprintf("%s/link.sock", d->state.path);
+	p->idle = xasprintf("%s/idle.sock", d->state.path);
 	o.link = p->path;
+	o.idle = p->idle;
+	if (guest_server_remembered(d, &remembered, &o.max_connections)) {
+		o.nbd = &remembered;
+		o.n_nbd = 1;
+	}
 	p->sup = supervisor_new(&d->loop, &o, &events, p);
+	address_destroy(&remembered);
 	ev_timer_init(&p->begin, on_begin, 0, 0);
 	ev_timer_init(&p->connect, on_connect, 0, 0);
 	ev_timer_init(&p->patience, on_patience, 0, 0);
@@ -405,6 +431,7 @@ plane_free(struct plane *p)
 		link_client_free(p->client);
 	supervisor_free(p->sup);
 	free(p->path);
+	free(p->idle);
 	free(p);
 }
 
@@ -433,6 +460,29 @@ plane_give_up(struct plane *p, const struct err *e)
 {
 	log_error("the data plane cannot be used: %s", e->msg);
 	supervisor_kill(p->sup);
+}
+
+bool
+plane_is_serving(const struct plane *p)
+{
+	return supervisor_listeners(p->sup)->n > 0;
+}
+
+const struct listeners *
+plane_listeners(const struct plane *p)
+{
+	return supervisor_listeners(p->sup);
+}
+
+bool
+plane_relisten(struct plane *p, struct listeners *l, unsigned max_connections,
+	       struct err *e)
+{
+	if (!supervisor_relisten(p->sup, l, max_connections, e))
+		return false;
+	p->replacing = true;
+	p->state = DOWN; /* what is connected is on its way out */
+	return true;
 }
 
 void

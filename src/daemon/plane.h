@@ -10,6 +10,7 @@
 #ifndef DAEMON_PLANE_H
 #define DAEMON_PLANE_H
 
+#include "daemon/listen.h"
 #include "link/client.h"
 #include "schema/link-client.h"
 
@@ -54,6 +55,17 @@ void plane_when_settled(struct plane *p, struct task *t);
 void plane_begin(struct json_out *o);
 void plane_ask(struct plane *p, struct plane_request *r, struct json_out *o,
 	       const int *fds, unsigned nfds);
+
+/* Do guests have an address to connect to? */
+bool plane_is_serving(const struct plane *p);
+const struct listeners *plane_listeners(const struct plane *p);
+
+/* Give the data plane @l (consumed after success; empty: none) to listen on.
+ * That takes another nbdkit: for when there is no export.  @max_connections: 0
+ * for any number.  plane_when_settled tells when it is done.
+ */
+bool plane_relisten(struct plane *p, struct listeners *l,
+		    unsigned max_connections, struct err *e) MUST_CHECK;
 
 /* The daemon is about to end: nobody waits for the plane any more. */
 void plane_hurry(struct plane *p);

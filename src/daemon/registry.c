@@ -135,6 +135,8 @@ encode(struct registry *r)
 	describe_exports(r->d->graph->exports, &doc->exports);
 	lost_describe(r->d->lost, r->d->graph, doc);
 	describe_jobs(jobs_first(r->d->jobs), &doc->jobs);
+	if (r->d->guests)
+		doc->server = guest_server_options_clone(r->d->guests);
 	r->mark = epochs_mark();
 	json_out_init(&r->text, REGISTRY_MAX_TEXT);
 	registry_doc_encode(&r->text, doc);

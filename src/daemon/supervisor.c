@@ -28,7 +28,11 @@ struct supervisor {
 	char **args; /* owned, NULL at the end */
 	struct address *nbd; /* owned, @n_nbd of them */
 	size_t n_nbd;
-	struct listeners listeners;
+	struct address idle; /* owned */
+	struct listeners listeners; /* for guests */
+	struct listeners idling; /* used while the others are none */
+	unsigned max_connections;
+	bool replacing; /* the present nbdkit was killed for another one */
 	struct spawned run; /* pid 0: none runs */
 	bool child; /* of ours, so it can be waited for */
 	ev_tstamp started;
@@ -74,6 +78,19 @@ describe_status(int status, char *out, size_t size)
 			       WEXITSTATUS(status));
 }
 
+static struct listeners *
+in_use(struct supervisor *s)
+{
+	return s->listeners.n ? &s->listeners : &s->idling;
+}
+
+static void
+restart_after(struct supervisor *s, double delay)
+{
+	ev_timer_set(&s->again, delay, 0);
+	ev_timer_start(s->loop->ev, &s->again);
+}
+
 static void
 schedule_restart(struct supervisor *s)
 {
@@ -82,8 +99,7 @@ schedule_restart(struct supervisor *s)
 	double delay = backoff[i < last ? i : last];
 
 	log_info("nbdkit: starting it again in %g s", delay);
-	ev_timer_set(&s->again, delay, 0);
-	ev_timer_start(s->loop->ev, &s->again);
+	restart_after(s, delay);
 }
 
 /* It died, or could not be made: count, and decide what comes next. */
@@ -95,6 +111,10 @@ count_death(struct supervisor *s, int exec_errno, int status)
 
 	if (!s->restart || s->stopping)
 		return false;
+	if (s->replacing) {
+		restart_after(s, 0);
+		return true;
+	}
 	s->deaths++;
 	describe_status(status, text, sizeof text);
 	if (!s->confirmed && exec_errno)
@@ -145,7 +165,7 @@ process_ended(struct supervisor *s)
 	bool again;
 
 	describe_status(status, text, sizeof text);
-	if (s->stopping)
+	if (s->stopping || s->replacing)
 		log_info("nbdkit (pid %ld) ended: %s", (long)pid, text);
 	else
 		log_warn("nbdkit (pid %ld) ended unexpectedly: %s", (long)pid,
@@ -242,6 +262,10 @@ supervisor_new(struct loop *l, const struct supervisor_options *o,
 	for (size_t i = 0; i < o->n_nbd; i++)
 		address_copy(&s->nbd[i], &o->nbd[i]);
 	s->n_nbd = o->n_nbd;
+	s->idle.kind = ADDRESS_UNIX;
+	s->idle.path = xstrdup(o->idle ? o->idle : "");
+	s->idle.text = xasprintf("unix:%s", s->idle.path);
+	s->max_connections = o->max_connections;
 	s->run = (struct spawned){ .pidfd = -1, .why = -1 };
 	s->restart = true;
 	ev_init(&s->gone, on_gone);
@@ -251,9 +275,18 @@ supervisor_new(struct loop *l, const struct supervisor_options *o,
 	return s;
 }
 
+static bool
+listen_idle(struct supervisor *s, struct err *e)
+{
+	return s->idling.n ||
+	       listeners_add(&s->idling, &s->idle, LISTEN_OWNER_ONLY, e);
+}
+
 bool
 supervisor_listen(struct supervisor *s, struct err *e)
 {
+	if (s->n_nbd == 0)
+		return listen_idle(s, e);
 	for (size_t i = 0; i < s->n_nbd; i++)
 		if (!listeners_add(&s->listeners, &s->nbd[i], 0, e)) {
 			listeners_close(&s->listeners, true);
@@ -273,24 +306,28 @@ watch_process(struct supervisor *s, bool child)
 	ev_io_start(s->loop->ev, &s->gone);
 }
 
-/* The arguments, the last of which depends on the number of sockets. */
+/* The arguments, the last of which depend on the sockets. */
 static bool
 spawn_nbdkit(struct supervisor *s, const char *path, struct err *e)
 {
-	AUTO(free) char *last = xasprintf("listen-fds=%zu", s->listeners.n);
+	const struct listeners *l = in_use(s);
+	AUTO(free) char *sockets = xasprintf("listen-fds=%zu", l->n);
+	AUTO(free)
+	char *clients = xasprintf("max-connections=%u", s->max_connections);
 	AUTO(free) char **argv = NULL;
 	int fds[LISTEN_MAX];
 	size_t n = 0;
 
 	while (s->args[n])
 		n++;
-	argv = xcalloc(n + 2, sizeof argv[0]);
+	argv = xcalloc(n + 3, sizeof argv[0]);
 	memcpy((void *)argv, (const void *)s->args, n * sizeof argv[0]);
-	argv[n] = last;
-	for (size_t i = 0; i < s->listeners.n; i++)
-		fds[i] = s->listeners.v[i].fd;
-	return spawn_activated(path, argv, fds, s->listeners.n, s->niceness,
-			       &s->run, e);
+	argv[n++] = sockets;
+	if (s->max_connections)
+		argv[n] = clients;
+	for (size_t i = 0; i < l->n; i++)
+		fds[i] = l->v[i].fd;
+	return spawn_activated(path, argv, fds, l->n, s->niceness, &s->run, e);
 }
 
 void
@@ -300,9 +337,10 @@ supervisor_start(struct supervisor *s)
 	struct err e = ERR_INIT;
 
 	ASSERT_LOOP(s->loop);
-	assert(!s->run.pid && s->listeners.n > 0);
+	assert(!s->run.pid && in_use(s)->n > 0);
 	ev_timer_stop(s->loop->ev, &s->again);
 	s->stopping = false;
+	s->replacing = false;
 	if (!path) {
 		log_error("cannot find the program '%s'", s->program);
 		(void)count_death(s, ENOENT, 0);
@@ -318,6 +356,18 @@ supervisor_start(struct supervisor *s)
 	tell(s, TELL_START);
 }
 
+/* The one socket of an nbdkit that idles. */
+static void
+sort_adopted(struct supervisor *s)
+{
+	const char *path = s->listeners.n == 1 ? s->listeners.v[0].path : NULL;
+
+	if (!path || strcmp(path, s->idle.path) != 0)
+		return;
+	s->idling = s->listeners;
+	s->listeners = (struct listeners){ 0 };
+}
+
 static bool
 adopt_sockets(struct supervisor *s, const int *fds, size_t n, struct err *e)
 {
@@ -329,7 +379,9 @@ adopt_sockets(struct supervisor *s, const int *fds, size_t n, struct err *e)
 		else
 			(void)close(fds[i]);
 	}
-	if (!ok)
+	if (ok)
+		sort_adopted(s);
+	else
 		listeners_close(&s->listeners, false);
 	return ok;
 }
@@ -339,13 +391,13 @@ supervisor_adopt(struct supervisor *s, pid_t pid, const int *fds, size_t n,
 		 struct err *e)
 {
 	ASSERT_LOOP(s->loop);
-	assert(!s->run.pid && s->listeners.n == 0);
+	assert(!s->run.pid && in_use(s)->n == 0);
 	if (!adopt_sockets(s, fds, n, e))
 		return err_prefix(e,
 				  "cannot adopt nbdkit (pid %ld): ", (long)pid);
 	s->run.pidfd = pidfd_open(pid, 0);
 	if (s->run.pidfd < 0) {
-		listeners_close(&s->listeners, false);
+		listeners_close(in_use(s), false);
 		return err_set(e, ERR_GENERIC, errno,
 			       "cannot adopt nbdkit (pid %ld)", (long)pid);
 	}
@@ -360,6 +412,32 @@ supervisor_adopt(struct supervisor *s, pid_t pid, const int *fds, size_t n,
 				 "effect when nbdkit was stopped",
 				 s->nbd[i].text);
 	return true;
+}
+
+bool
+supervisor_relisten(struct supervisor *s, struct listeners *l,
+		    unsigned max_connections, struct err *e)
+{
+	ASSERT_LOOP(s->loop);
+	if (l->n == 0 && !listen_idle(s, e))
+		return false;
+	listeners_close(&s->listeners, true);
+	s->listeners = *l;
+	*l = (struct listeners){ 0 };
+	s->max_connections = max_connections;
+	for (size_t i = 0; i < s->listeners.n; i++)
+		log_info("guests connect to %s", s->listeners.v[i].name);
+	s->replacing = s->run.pid != 0;
+	supervisor_kill(s);
+	return true;
+}
+
+void
+supervisor_forget_addresses(struct supervisor *s)
+{
+	for (size_t i = 0; i < s->n_nbd; i++)
+		address_destroy(&s->nbd[i]);
+	s->n_nbd = 0;
 }
 
 void
@@ -427,6 +505,8 @@ supervisor_free(struct supervisor *s)
 	if (runs)
 		forget_process(s);
 	listeners_close(&s->listeners, !runs);
+	listeners_close(&s->idling, !runs);
+	address_destroy(&s->idle);
 	for (size_t i = 0; i < s->n_nbd; i++)
 		address_destroy(&s->nbd[i]);
 	for (size_t i = 0; s->args[i]; i++)

@@ -14,6 +14,9 @@
  *    row anew.  If it never was confirmed to work and dies
  *    SUPERVISOR_MAX_QUICK times in a row, or cannot be run at all, that is a
  *    failure and no more attempts are made.
+ * 5. nbdkit cannot do without a socket, nor be given another one.  Without
+ *    addresses for guests it idles: it has one socket, in the state directory,
+ *    of which nobody is told.  Other addresses take another nbdkit.
  */
 #ifndef DAEMON_SUPERVISOR_H
 #define DAEMON_SUPERVISOR_H
@@ -41,7 +44,9 @@ struct supervisor_options {
 	const char *link; /* the plugin's parameter link=PATH */
 	const char *const *args; /* more options of nbdkit, NULL at the end */
 	const struct address *nbd; /* where guests connect */
-	size_t n_nbd;
+	size_t n_nbd; /* 0: it idles (rule 5) */
+	const char *idle; /* path of the socket for that */
+	unsigned max_connections; /* of guests; 0: any number */
 	unsigned threads; /* nbdkit --threads; 0: nbdkit's default */
 	int niceness; /* what nbdkit is to run with */
 }; /* all borrowed until supervisor_new returns */
@@ -81,6 +86,16 @@ void supervisor_start(struct supervisor *s);
 bool supervisor_adopt(struct supervisor *s, pid_t pid, const int *fds, size_t n,
 		      struct err *e) MUST_CHECK;
 
+/* Use @l (consumed after success; empty: idle) from now on instead of what
+ * there is, which is closed: the present nbdkit is killed, and the next one
+ * started at once.  For when it has no exports.  May block for a moment.
+ */
+bool supervisor_relisten(struct supervisor *s, struct listeners *l,
+			 unsigned max_connections, struct err *e) MUST_CHECK;
+
+/* The addresses that were given cannot be used: idle. */
+void supervisor_forget_addresses(struct supervisor *s);
+
 /* The link to the present nbdkit works: the plugin and its options are good. */
 void supervisor_confirm(struct supervisor *s);
 
@@ -100,7 +115,7 @@ void supervisor_kill(struct supervisor *s);
 /* The present nbdkit; 0: none. */
 pid_t supervisor_pid(const struct supervisor *s);
 
-/* The addresses that guests use, with real ports; borrowed. */
+/* The addresses that guests use, with real ports; none: it idles.  Borrowed. */
 const struct listeners *supervisor_listeners(const struct supervisor *s);
 
 /* A nbdkit that runs goes on.  The socket files are removed only when none

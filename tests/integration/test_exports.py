@@ -2,9 +2,12 @@
 """What guests see over NBD, through libnbd and QEMU's tools."""
 import errno
 import json
+import os
 import subprocess
 
 import pytest
+
+from stillpoint_test.qmp import backup
 
 nbd = pytest.importorskip("nbd")
 
@@ -224,3 +227,202 @@ def test_nbdinfo_understands_the_server(server, disks):
     info = json.loads(r.stdout)["exports"][0]
     assert info["export-size"] == disks.size
     assert "base:allocation" in info["contexts"]
+
+
+# --- what else block-export-add takes and refuses ------------------------------
+
+
+@pytest.mark.rows("exports.add")
+def test_export_is_named_after_its_node_by_default(q, disks, connect):
+    disks.node("disk0")
+    q.cmd("block-export-add", type="nbd", id="e", node_name="disk0")
+    h = connect(disks.uri("disk0"))
+    assert h.is_read_only() and h.get_size() == disks.size
+
+
+@pytest.mark.rows("exports.add-name-long")
+def test_names_and_descriptions_have_4096_bytes(server, q, disks):
+    disks.node("disk0")
+    e = add_error(q, name="n" * 4097)
+    assert e.desc.startswith("export name 'nnn")
+    e = add_error(q, name="x", description="d" * 4097)
+    assert e.desc.startswith("description 'ddd")
+    disks.export("disk0", name="n" * 4096, id="e", description="d" * 4096)
+    h = nbd.NBD()
+    h.set_opt_mode(True)
+    h.connect_uri(server.uri(""))
+    seen = []
+    h.opt_list(lambda name, text: seen.append((name, text)))
+    h.opt_abort()
+    assert seen == [("n" * 4096, "d" * 4096)]
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("exports.add-iothread")
+def test_iothreads_do_not_exist(q, disks):
+    disks.node("disk0")
+    assert add_error(q, iothread="io0").desc == 'iothread "io0" not found'
+    q.cmd("block-export-add", {"type": "nbd", "id": "e", "node-name": "disk0",
+                               "fixed-iothread": False,
+                               "allow-inactive": False})
+
+
+@pytest.mark.rows("exports.add-bitmap-missing", "exports.add-bitmap-enabled",
+                  "error.70.not-found", "error.70.enabled")
+def test_bitmap_of_an_export_is_looked_for_first(q, disks):
+    disks.node("disk0")
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="b")
+    assert add_error(q, bitmaps=["zz"]).desc == "Bitmap 'zz' is not found"
+    assert add_error(q, bitmaps=[{"node": "disk0", "name": "zz"}]).desc == \
+        "Bitmap 'zz' is not found"
+    assert add_error(q, bitmaps=["b"]).desc == \
+        "Enabled bitmap 'b' incompatible with readonly export"
+    assert q.cmd("query-block-exports") == []
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("exports.add-bitmap-contexts")
+@pytest.mark.parametrize("more", [
+    {"bitmaps": ["b"], "writable": True},
+    {"bitmaps": [{"node": "disk0", "name": "b"}]},
+    {"allocation-depth": True}], ids=["name", "pair", "depth"])
+def test_metadata_contexts_for_guests_are_refused_with_the_reason(q, disks,
+                                                                  more):
+    disks.node("disk0")
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="b")
+    e = q.error("block-export-add", {"type": "nbd", "id": "e",
+                                     "node-name": "disk0", **more})
+    assert e.desc == ("Export 'e' is for guests: it has no metadata context "
+                      "but base:allocation")
+    assert q.cmd("query-block-exports") == []
+    assert q.bitmap("disk0", "b")["busy"] is False
+    q.cmd("block-export-add", {"type": "nbd", "id": "e", "node-name": "disk0",
+                               "allocation-depth": False, "bitmaps": []})
+
+
+@pytest.mark.rows("exports.add-bitmap-busy")
+def test_busy_bitmap_is_refused_for_an_export(q, disks, backup_node):
+    disks.node("disk0")
+    backup_node()
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="b")
+    q.cmd("blockdev-backup", backup("disk0", "target0", "j", speed=1,
+                                    bitmap="b", bitmap_mode="on-success"))
+    assert add_error(q, bitmaps=["b"], writable=True).desc == (
+        "Bitmap 'b' is currently in use by another operation and cannot be "
+        "used")
+    q.cmd("job-cancel", id="j")
+    q.wait_job("j")
+
+
+@pytest.mark.rows("exports.add-writethrough", "exports.fua")
+def test_writethrough_flushes_before_it_answers(server, q, dir, make_target,
+                                                connect):
+    """The image is on a server that logs what it is asked for."""
+    log = os.path.join(dir, "requests.log")
+    t = make_target().file(os.path.join(dir, "image.raw"), 1 << 20,
+                           filters=["log"], parameters=["logfile=" + log])
+    q.cmd("blockdev-add", t.blockdev("n0", discard="unmap"))
+    for name, through in (("back", False), ("through", True)):
+        q.cmd("block-export-add", type="nbd", id=name, name=name,
+              node_name="n0", writable=True, writethrough=through)
+    back, through = connect(server.uri("back")), connect(server.uri("through"))
+
+    def flushes(request):
+        def count():
+            with open(log) as f:
+                return sum(" Flush " in line and "..." in line or
+                           "fua" in line.lower() and "fua=1" in line
+                           for line in f)
+        before = count()
+        request()
+        return count() - before
+    assert flushes(lambda: back.pwrite(b"x" * 4096, 0)) == 0
+    assert flushes(back.flush) == 1
+    assert flushes(lambda: back.pwrite(b"x", 0, nbd.CMD_FLAG_FUA)) == 1
+    assert flushes(lambda: through.pwrite(b"x" * 4096, 0)) == 1
+    assert flushes(lambda: through.zero(4096, 65536)) == 1
+    assert flushes(lambda: through.trim(4096, 0)) == 1
+    assert flushes(lambda: through.pread(4096, 0)) == 0
+
+
+# --- what the protocol offers ------------------------------------------------
+
+
+@pytest.mark.rows("exports.block-size")
+def test_sizes_of_requests_are_told(disks, connect):
+    disks.add("disk0")
+    h = connect(disks.uri("disk0"))
+    assert h.get_block_size(nbd.SIZE_MINIMUM) == 1
+    assert h.get_block_size(nbd.SIZE_PREFERRED) == 4096
+    assert h.get_block_size(nbd.SIZE_MAXIMUM) == 32 << 20
+    h.pwrite(b"x" * (32 << 20 if disks.size > 32 << 20 else 1 << 20), 0)
+
+
+@pytest.mark.rows("exports.structured")
+def test_structured_replies_are_spoken(disks, connect):
+    disks.add("disk0")
+    h = connect(disks.uri("disk0"))
+    assert h.get_structured_replies_negotiated()
+    chunks = []
+    buf = h.pread_structured(
+        4096, 0, lambda data, offset, status, error:
+        chunks.append((offset, len(data), status)))
+    assert len(buf) == 4096 and sum(c[1] for c in chunks) == 4096
+
+
+@pytest.mark.rows("exports.multi-conn")
+def test_connections_share_one_disk(disks, connect):
+    disks.add("disk0")
+    a, b = connect(disks.uri("disk0")), connect(disks.uri("disk0"))
+    assert a.can_multi_conn()
+    for i in range(50):
+        a.pwrite(bytes([i]) * 4096, 4096 * i)
+        assert bytes(b.pread(4096, 4096 * i)) == bytes([i]) * 4096
+        b.flush()
+
+
+@pytest.mark.rows("exports.parallel")
+def test_many_requests_in_flight_are_all_answered(disks, connect):
+    disks.add("disk0")
+    h = connect(disks.uri("disk0"))
+    bufs = [nbd.Buffer.from_bytearray(bytearray([i]) * 4096)
+            for i in range(64)]
+    cookies = [h.aio_pwrite(b, 4096 * i) for i, b in enumerate(bufs)]
+    while cookies:
+        h.poll(-1)
+        cookies = [c for c in cookies if not h.aio_command_completed(c)]
+    data = bytes(h.pread(64 * 4096, 0))
+    assert data == b"".join(bytes([i]) * 4096 for i in range(64))
+
+
+@pytest.mark.rows("exports.errors")
+def test_requests_past_the_end_fail(disks, connect):
+    disks.add("disk0")
+    h = connect(disks.uri("disk0"))
+    h.set_strict_mode(0)
+    for request, want in [
+            (lambda: h.pread(512, disks.size), errno.EINVAL),
+            (lambda: h.pwrite(b"x" * 512, disks.size), errno.ENOSPC),
+            (lambda: h.zero(512, disks.size), errno.ENOSPC),
+            (lambda: h.trim(512, disks.size), errno.EINVAL)]:
+        with pytest.raises(nbd.Error) as e:
+            request()
+        assert e.value.errnum == want
+    h.pwrite(b"x" * 512, disks.size - 512)
+
+
+# --- an export on its way out --------------------------------------------------
+
+
+@pytest.mark.needs("several-clients")
+def test_export_that_two_clients_remove_is_removed_once(server, q, disks):
+    """Changes wait for each other, so the second one finds nothing."""
+    disks.add("disk0")
+    other = server.qmp()
+    for client in (q, other):
+        client.send({"execute": "block-export-del",
+                     "arguments": {"id": "exp-disk0"}})
+    answers = [q.receive(), other.receive()]
+    (failed,) = [a["error"]["desc"] for a in answers if "error" in a]
+    assert failed == "Export 'exp-disk0' is not found"
+    assert sum("return" in a for a in answers) == 1

@@ -165,15 +165,16 @@ def test_everything_may_stand_in_a_configuration_file(start, dir):
     assert p.end() == 0
 
 
-def test_without_addresses_sockets_are_made_in_the_state_directory(start, dir):
+def test_without_addresses_qmp_has_a_socket_and_guests_have_none(start, dir):
     p = start().ready()
     assert "QMP" in greet(dir + "/state/qmp.sock")
-    nbd_connect("nbd+unix://?socket=%s/state/nbd.sock" % dir).opt_abort()
+    assert "guests connect" not in p.log()
     assert os.stat(dir + "/state").st_mode & 0o777 == 0o700
     assert os.stat(dir + "/state/qmp.sock").st_mode & 0o777 == 0o600
+    assert os.stat(dir + "/state/idle.sock").st_mode & 0o777 == 0o600
     assert p.end() == 0
     assert not os.path.exists(dir + "/state/qmp.sock")
-    assert not os.path.exists(dir + "/state/nbd.sock")
+    assert not os.path.exists(dir + "/state/idle.sock")
 
 
 def shm_directories():
@@ -298,7 +299,7 @@ def test_options_that_nbdkit_refuses_are_the_reason_for_the_end(dir):
             "--tls-certificates", dir + "/none")
     assert p.returncode == 1
     assert "does not work" in p.stderr
-    assert not os.path.exists(dir + "/state/nbd.sock")
+    assert not os.path.exists(dir + "/state/idle.sock")
 
 
 def test_nbdkit_lives_in_a_session_of_its_own(start):
@@ -320,14 +321,15 @@ def test_a_killed_nbdkit_is_back_on_the_same_sockets(start, dir):
 
 
 def test_keep_nbdkit_leaves_it_for_the_next_daemon(start, dir):
-    p = start("--keep-nbdkit").ready()
+    guests = ["--nbd", "unix:%s/state/nbd.sock" % dir]
+    p = start("--keep-nbdkit", *guests).ready()
     pid = p.nbdkit_pid()
     assert p.end() == 0
     assert alive(pid)
     nbd_connect("nbd+unix://?socket=%s/state/nbd.sock" % dir).opt_abort()
     # The next one notices its death although it is no child of it, and has
     # the sockets that its predecessor made.
-    p = start().ready()
+    p = start(*guests).ready()
     assert p.nbdkit_pid() == pid
     os.kill(pid, signal.SIGKILL)
     nbd_connect("nbd+unix://?socket=%s/state/nbd.sock" % dir).opt_abort()
@@ -340,8 +342,9 @@ def test_guests_can_be_asked_for_tls(start, dir):
     with open(dir + "/psk", "w") as f:
         os.fchmod(f.fileno(), 0o600)
         f.write("guest:%s\n" % ("ab" * 32))
-    p = start("--tls", "require", "--tls-psk", dir + "/psk").ready()
     address = dir + "/state/nbd.sock"
+    p = start("--tls", "require", "--tls-psk", dir + "/psk", "--nbd",
+              "unix:" + address).ready()
     h = nbd.NBD()
     h.set_opt_mode(True)
     h.set_tls(nbd.TLS_REQUIRE)

@@ -33,6 +33,7 @@ ADDED = {
     "x-tls-username": "ours",
     "min-cluster-size": "QEMU 9.2", "discard-source": "QEMU 9.1",
     "active": "QEMU 10.0", "allow-inactive": "QEMU 10.0",
+    "handshake-max-seconds": "QEMU 10.0",
 }
 # QEMU 7.2 says "str" where 8.2 and we have the enum.
 TYPES = {"query-block-jobs.ret[].type": ("str", "enum")}

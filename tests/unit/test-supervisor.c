@@ -316,6 +316,56 @@ rule_4_it_is_started_again_on_the_same_sockets(void **state)
 	assert_string_equal(l->v[1].name, name);
 }
 
+static bool
+can_connect(const char *path)
+{
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	AUTO(close) int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	(void)snprintf(un.sun_path, sizeof un.sun_path, "%s", path);
+	return connect(fd, (void *)&un, sizeof un) == 0;
+}
+
+static void
+rule_5_other_addresses_take_another_nbdkit(void **state)
+{
+	struct scene *t = *state;
+	AUTO(free) char *idle = xasprintf("%s/idle", t->top);
+	const struct supervisor_options o = { .program = t->program,
+					      .plugin = "/x/plugin.so",
+					      .link = "/x/link",
+					      .idle = idle };
+	struct listeners l = { 0 };
+	struct err e = ERR_INIT;
+	pid_t first;
+
+	write_program(t, LIVE);
+	t->s = supervisor_new(&t->loop, &o, &events, t);
+	assert_true(supervisor_listen(t->s, &e));
+	assert_int_equal(supervisor_listeners(t->s)->n, 0);
+	supervisor_start(t->s);
+	run_until_starts(t, 1);
+	first = supervisor_pid(t->s);
+	assert_non_null(strstr(read_said(t), "listen-fds=1\n"));
+
+	assert_true(listeners_add(&l, &t->nbd[0], 0, &e));
+	assert_true(supervisor_relisten(t->s, &l, 9, &e));
+	assert_int_equal(l.n, 0);
+	run_until_starts(t, 1);
+	assert_int_equal(t->pid, first);
+	assert_true(t->again);
+	assert_non_null(
+		strstr(read_said(t), "listen-fds=1 max-connections=9\n"));
+	assert_true(can_connect(t->nbd[0].path));
+
+	assert_true(supervisor_relisten(t->s, &l, 0, &e));
+	run_until_starts(t, 1);
+	assert_int_equal(supervisor_listeners(t->s)->n, 0);
+	assert_false(can_connect(t->nbd[0].path));
+	assert_true(can_connect(idle));
+	assert_int_equal(t->failures, 0);
+}
+
 static void
 rule_1_a_guest_waits_while_none_runs(void **state)
 {
@@ -562,6 +612,7 @@ main(void)
 		TEST(rule_4_one_that_once_worked_is_never_given_up),
 		TEST(rule_4_a_program_that_cannot_be_run_is_a_failure),
 		TEST(rule_4_a_program_that_is_missing_is_a_failure),
+		TEST(rule_5_other_addresses_take_another_nbdkit),
 		TEST(a_stopped_one_is_not_started_again),
 		TEST(stopping_cancels_a_restart),
 		TEST(without_restart_death_is_only_reported),

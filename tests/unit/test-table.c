@@ -52,11 +52,12 @@ two_exports_of_one_name_are_refused(void **s)
 	(void)s;
 	table_init(&t);
 	n = node_make(&t, "a");
-	assert_ok(table_add_export(&t, "x", "text", n, true, &e), &e);
-	assert_fails(table_add_export(&t, "x", NULL, n, true, &e), &e,
-		     "there is an export named 'x' already");
+	assert_ok(table_add_export(&t, "x", "text", n, EXPORT_WRITABLE, &e),
+		  &e);
+	assert_fails(table_add_export(&t, "x", NULL, n, EXPORT_WRITABLE, &e),
+		     &e, "there is an export named 'x' already");
 	assert_int_equal(n->exports, 1);
-	assert_ok(table_add_export(&t, "", NULL, n, false, &e), &e);
+	assert_ok(table_add_export(&t, "", NULL, n, 0, &e), &e);
 	assert_int_equal(n->exports, 2);
 	assert_true(table_remove_export(&t, table_export(&t, "x"), 1000));
 	assert_true(table_remove_export(&t, table_export(&t, ""), 1000));
@@ -76,7 +77,7 @@ a_connection_outlives_its_export_and_finds_no_node(void **s)
 	(void)s;
 	table_init(&t);
 	n = node_make(&t, "a");
-	assert_ok(table_add_export(&t, "x", NULL, n, true, &e), &e);
+	assert_ok(table_add_export(&t, "x", NULL, n, EXPORT_WRITABLE, &e), &e);
 	assert_null(table_connect(&t, "y"));
 	x = table_connect(&t, "x");
 	assert_int_equal(export_connections(x), 1);
@@ -122,7 +123,7 @@ an_export_stays_while_a_request_does_not_end(void **s)
 	(void)s;
 	table_init(&t);
 	n = node_make(&t, "a");
-	assert_ok(table_add_export(&t, "x", NULL, n, true, &e), &e);
+	assert_ok(table_add_export(&t, "x", NULL, n, EXPORT_WRITABLE, &e), &e);
 	r.x = table_connect(&t, "x");
 	actor_start(&a, make_request, &r);
 	while (!atomic_load(&r.inside))
@@ -152,7 +153,7 @@ a_request_that_comes_while_an_export_goes_finds_no_node(void **s)
 	step_reset();
 	table_init(&t);
 	n = node_make(&t, "a");
-	assert_ok(table_add_export(&t, "x", NULL, n, true, &e), &e);
+	assert_ok(table_add_export(&t, "x", NULL, n, EXPORT_WRITABLE, &e), &e);
 	r.x = table_connect(&t, "x");
 	step_arm("gate.wait");
 	gate_close(&r.x->users); /* as table_remove_export begins */
@@ -189,9 +190,9 @@ a_walk_stops_when_it_is_told_to(void **s)
 	(void)s;
 	table_init(&t);
 	n = node_make(&t, "a");
-	assert_ok(table_add_export(&t, "x", NULL, n, true, &e), &e);
-	assert_ok(table_add_export(&t, "y", NULL, n, true, &e), &e);
-	assert_ok(table_add_export(&t, "z", NULL, n, true, &e), &e);
+	assert_ok(table_add_export(&t, "x", NULL, n, EXPORT_WRITABLE, &e), &e);
+	assert_ok(table_add_export(&t, "y", NULL, n, EXPORT_WRITABLE, &e), &e);
+	assert_ok(table_add_export(&t, "z", NULL, n, EXPORT_WRITABLE, &e), &e);
 	assert_true(table_each_export(&t, count_to, &left));
 	assert_int_equal(left, 2);
 	assert_false(table_each_export(&t, count_to, &left));

@@ -140,6 +140,7 @@ class Stillpoint(Daemon):
         super().__init__(directory, name)
         self.state = state or os.path.join(self.dir, name + "-state")
         self.allow = [str(a) for a in (allow or [self.dir])]
+        self.serves = True      # False: no --nbd, until nbd-server-start
         # A place of its own in shared memory, so that nothing is left behind
         # there; None: the daemon's default.
         self.shm = None
@@ -159,9 +160,10 @@ class Stillpoint(Daemon):
         argv = [self.path(),
                 "--qmp", "unix:" + self.qmp_unix,
                 "--qmp", "tcp:127.0.0.1:%d" % self.qmp_port,
-                "--nbd", "unix:" + self.nbd_unix,
-                "--nbd", "tcp:127.0.0.1:%d" % self.nbd_port,
                 "--state", self.state]
+        if self.serves:
+            argv += ["--nbd", "unix:" + self.nbd_unix,
+                     "--nbd", "tcp:127.0.0.1:%d" % self.nbd_port]
         for a in self.allow:
             argv += ["--allow", a]
         if self.shm:
