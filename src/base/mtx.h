@@ -20,6 +20,8 @@
 	X(EPOCH, "allocation of a chunk of an epoch's bits (may fallocate)")  \
 	X(VIEW, "allocation of a chunk of a view's states (may fallocate)")   \
 	X(BUFFERS, "the pool of stream buffers")                              \
+	X(BLKDEBUG, "rules and state of one blkdebug image")                  \
+	X(THROTTLE, "who waits for a group's turn (timed waits)")             \
 	X(WORK, "the queue of a pool of worker threads")                      \
 	X(MAILBOX, "tasks that other threads post to a loop")                 \
 	X(STATS, "figures that are only reported")

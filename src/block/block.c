@@ -161,6 +161,13 @@ block_compress(struct block *b, const void *buf, size_t len, uint64_t off)
 }
 
 void
+block_event(struct block *b, enum block_event event)
+{
+	if (unlikely(b->ops->event != NULL))
+		b->ops->event(b, event);
+}
+
+void
 block_hold(struct block *b)
 {
 	struct block *c;

@@ -21,6 +21,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "block/event.h"
 
 struct block;
 
@@ -84,6 +85,8 @@ struct block_ops {
 	 */
 	void (*hold)(struct block *b);
 	void (*release)(struct block *b);
+	/* Optional: the driver above is about to do this. */
+	void (*event)(struct block *b, enum block_event event);
 };
 
 /* Where guests have written to, for statistics and a threshold; see
@@ -135,6 +138,10 @@ int block_truncate(struct block *b, uint64_t size);
 int block_depth(struct block *b, uint64_t off, uint64_t len, uint64_t *n,
 		unsigned *depth);
 int block_compress(struct block *b, const void *buf, size_t len, uint64_t off);
+/* A format driver is about to do this to @b: one indirect call, and none when
+ * @b does not want to know.
+ */
+void block_event(struct block *b, enum block_event event);
 /* Reach every layer below as well. */
 void block_hold(struct block *b);
 void block_release(struct block *b);

@@ -36,6 +36,7 @@ raw_pread(struct block *b, void *buf, size_t len, uint64_t off)
 {
 	struct raw *r = to_raw(b);
 
+	block_event(r->file, BLOCK_EVENT_READ_AIO);
 	return block_pread(r->file, buf, len, off + r->offset);
 }
 
@@ -44,6 +45,7 @@ raw_pwrite(struct block *b, const void *buf, size_t len, uint64_t off)
 {
 	struct raw *r = to_raw(b);
 
+	block_event(r->file, BLOCK_EVENT_WRITE_AIO);
 	return block_pwrite(r->file, buf, len, off + r->offset);
 }
 

@@ -21,6 +21,8 @@ find(const struct blockdev_options *o, enum child_role role)
 	switch (o->driver) {
 	case BLOCKDEV_DRIVER_RAW:
 		return role == CHILD_FILE ? o->u.raw->file : NULL;
+	case BLOCKDEV_DRIVER_BLKDEBUG:
+		return role == CHILD_IMAGE ? o->u.blkdebug->image : NULL;
 	default: return NULL;
 	}
 }

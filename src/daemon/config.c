@@ -391,6 +391,8 @@ fill(struct config *c)
 	c->target_timeout = o->has_target_timeout ? o->target_timeout
 						  : CONFIG_TARGET_TIMEOUT;
 	c->keep_nbdkit = o->has_keep_nbdkit && o->keep_nbdkit;
+	c->allow_fault_injection =
+		o->has_allow_fault_injection && o->allow_fault_injection;
 	c->log_level = log_level_of(o);
 	c->allow = o->allow.v;
 	c->n_allow = o->allow.n;

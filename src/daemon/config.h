@@ -42,6 +42,7 @@ struct config {
 	unsigned threads; /* 0: nbdkit's default */
 	unsigned target_timeout; /* seconds */
 	bool keep_nbdkit;
+	bool allow_fault_injection;
 	enum log_level log_level;
 	/* Nodes and exports to add at start.  Their types are those of
 	 * schema/config-types.h and schema/registry-types.h.

@@ -2,6 +2,9 @@
 #include "daemon/describe.h"
 
 #include <assert.h>
+#include <errno.h>
+
+#include "block/blkdebug.h"
 
 static struct link_image *describe(const struct node *n, bool read_only,
 				   int *fds, unsigned *nfds);
@@ -102,6 +105,58 @@ describe_nbd(const struct node *n)
 	return i;
 }
 
+static void
+describe_inject(const struct blkdebug_inject_error_options *r,
+		struct link_blkdebug_rule *to)
+{
+	to->event = xstrdup(blkdebug_event_str(r->event));
+	to->state = r->has_state ? (uint32_t)r->state : 0;
+	to->kinds = r->has_iotype ? 1u << r->iotype : BLKDEBUG_DEFAULT;
+	to->os = r->has_q_errno ? (int32_t)r->q_errno : EIO;
+	to->sector = r->has_sector ? r->sector : -1;
+	to->once = r->has_once && r->once;
+}
+
+static void
+describe_set_state(const struct blkdebug_set_state_options *r,
+		   struct link_blkdebug_rule *to)
+{
+	to->event = xstrdup(blkdebug_event_str(r->event));
+	to->state = r->has_state ? (uint32_t)r->state : 0;
+	to->has_new_state = true;
+	to->new_state = (uint32_t)r->new_state;
+	to->sector = -1;
+}
+
+static struct link_blkdebug_rule *
+add_rule(struct link_image_blkdebug *to)
+{
+	struct link_blkdebug_rule *r = xzalloc(sizeof *r);
+
+	xassert_memory(link_blkdebug_rule_list_append(&to->rules, r));
+	return r;
+}
+
+static struct link_image *
+describe_blkdebug(const struct node *n, bool read_only, int *fds,
+		  unsigned *nfds)
+{
+	const struct blockdev_options_blkdebug *o = n->options->u.blkdebug;
+	struct link_image *i = common(n, LINK_DRIVER_BLKDEBUG);
+	struct link_image_blkdebug *to = i->u.blkdebug = xzalloc(sizeof *to);
+
+	to->image = describe(n->child[CHILD_IMAGE], read_only, fds, nfds);
+	to->align = (uint32_t)o->align;
+	to->max_transfer = (uint32_t)o->max_transfer;
+	to->max_write_zero = (uint32_t)o->max_write_zero;
+	to->max_discard = (uint32_t)o->max_discard;
+	for (size_t k = 0; k < o->inject_error.n; k++)
+		describe_inject(o->inject_error.v[k], add_rule(to));
+	for (size_t k = 0; k < o->set_state.n; k++)
+		describe_set_state(o->set_state.v[k], add_rule(to));
+	return i;
+}
+
 /* --- all of them ------------------------------------------------------------------ */
 
 static struct link_image *
@@ -113,6 +168,8 @@ by_driver(const struct node *n, bool read_only, int *fds, unsigned *nfds)
 	case BLOCKDEV_DRIVER_RAW: return describe_raw(n, read_only, fds, nfds);
 	case BLOCKDEV_DRIVER_NULL_CO: return describe_null(n);
 	case BLOCKDEV_DRIVER_NBD: return describe_nbd(n);
+	case BLOCKDEV_DRIVER_BLKDEBUG:
+		return describe_blkdebug(n, read_only, fds, nfds);
 	case BLOCKDEV_DRIVER_N: break;
 	}
 	assert(!"a driver");

@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/bits.h"
 #include "block/lock.h"
 #include "daemon/daemon.h"
 #include "daemon/describe.h"
@@ -184,6 +186,57 @@ open_raw(struct node *n, struct err *e)
 	return needs_writing(n, n->child[CHILD_FILE], e) && try_open(n, e);
 }
 
+/* --- blkdebug ----------------------------------------------------------------------- */
+
+static bool
+in_range(const char *name, int64_t v, int64_t min, int64_t max, struct err *e)
+{
+	return (v >= min && v <= max) ||
+	       err_set(e, ERR_GENERIC, 0,
+		       "Parameter '%s' expects a value from %" PRId64
+		       " to %" PRId64,
+		       name, min, max);
+}
+
+static bool
+rules_check(const struct blockdev_options_blkdebug *o, struct err *e)
+{
+	bool ok = true;
+
+	for (size_t i = 0; ok && i < o->inject_error.n; i++) {
+		const struct blkdebug_inject_error_options *r =
+			o->inject_error.v[i];
+
+		ok = in_range("state", r->state, 0, INT32_MAX, e) &&
+		     in_range("errno", r->q_errno, 0, 4095, e) &&
+		     in_range("sector", r->sector, r->has_sector ? -1 : 0,
+			      INT64_MAX / 512, e);
+	}
+	for (size_t i = 0; ok && i < o->set_state.n; i++)
+		ok = in_range("state", o->set_state.v[i]->state, 0, INT32_MAX,
+			      e) &&
+		     in_range("new_state", o->set_state.v[i]->new_state, 1,
+			      INT32_MAX, e);
+	return ok;
+}
+
+static bool
+open_blkdebug(struct daemon *d, struct node *n, struct err *e)
+{
+	const struct blockdev_options_blkdebug *o = n->options->u.blkdebug;
+
+	if (!d->cfg.allow_fault_injection)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Driver 'blkdebug' needs a server that was "
+			       "started with --allow-fault-injection");
+	return in_range("align", o->align, 0, 64 * MiB, e) &&
+	       in_range("max-transfer", o->max_transfer, 0, INT32_MAX, e) &&
+	       in_range("max-write-zero", o->max_write_zero, 0, INT32_MAX, e) &&
+	       in_range("max-discard", o->max_discard, 0, INT32_MAX, e) &&
+	       rules_check(o, e) &&
+	       needs_writing(n, n->child[CHILD_IMAGE], e) && try_open(n, e);
+}
+
 /* --- null-co ------------------------------------------------------------------------ */
 
 static bool
@@ -255,6 +308,7 @@ image_open(struct daemon *d, struct node *n, struct err *e)
 	case BLOCKDEV_DRIVER_RAW: return open_raw(n, e);
 	case BLOCKDEV_DRIVER_NULL_CO: return open_null(n, e);
 	case BLOCKDEV_DRIVER_NBD: return open_nbd(d, n, e);
+	case BLOCKDEV_DRIVER_BLKDEBUG: return open_blkdebug(d, n, e);
 	case BLOCKDEV_DRIVER_N: break;
 	}
 	return err_set(e, ERR_GENERIC, 0, "unknown driver");
@@ -267,6 +321,7 @@ make_read_only(struct link_image *i)
 	i->read_only = true;
 	switch (i->driver) {
 	case LINK_DRIVER_RAW: make_read_only(i->u.raw->file); break;
+	case LINK_DRIVER_BLKDEBUG: make_read_only(i->u.blkdebug->image); break;
 	default: break;
 	}
 }

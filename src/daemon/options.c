@@ -61,6 +61,10 @@ const struct option_desc options[] = {
 	{ "keep-nbdkit", OPTION_FLAG, NULL, "leave nbdkit running at the end",
 	  "Guests notice nothing of a restart of stillpointd: the next one "
 	  "with the same state directory takes over the nbdkit that runs." },
+	{ "allow-fault-injection", OPTION_FLAG, NULL,
+	  "nodes may have driver blkdebug",
+	  "Such nodes fail requests as a client chooses: for tests, and to "
+	  "rehearse what happens then." },
 	{ "tls", OPTION_TEXT, "off|on|require",
 	  "TLS for guests, as nbdkit's option", NULL },
 	{ "tls-certificates", OPTION_TEXT, "DIR",

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/blkdebug.h"
+
 static bool
 open_file(const struct link_image *i, struct link_msg *msg, struct block **out,
 	  struct err *e)
@@ -54,6 +56,52 @@ open_nbd(const struct link_image *i, struct block **out, struct err *e)
 }
 
 static bool
+take_rule(const struct link_blkdebug_rule *from, struct blkdebug_rule *to,
+	  struct err *e)
+{
+	*to = (struct blkdebug_rule){
+		.state = from->state,
+		.sets = from->has_new_state,
+		.new_state = from->new_state,
+		.kinds = from->kinds,
+		.os = from->os,
+		.sector = from->sector,
+		.once = from->once,
+	};
+	return block_event_parse(from->event, &to->event) ||
+	       err_set(e, ERR_GENERIC, 0, "there is no event '%s'",
+		       from->event);
+}
+
+static bool
+open_blkdebug(const struct link_image *i, struct link_msg *msg,
+	      struct block **out, struct err *e)
+{
+	const struct link_image_blkdebug *d = i->u.blkdebug;
+	AUTO(free)
+	struct blkdebug_rule *rules =
+		calloc(d->rules.n ? d->rules.n : 1, sizeof *rules);
+	struct blkdebug_options o = {
+		.rules = rules,
+		.n = d->rules.n,
+		.align = d->align,
+		.max_transfer = d->max_transfer,
+		.max_zero = d->max_write_zero,
+		.max_discard = d->max_discard,
+	};
+	struct block *image;
+
+	if (!rules)
+		return err_set(e, ERR_GENERIC, ENOMEM, "cannot open '%s'",
+			       i->node);
+	for (size_t k = 0; k < d->rules.n; k++)
+		if (!take_rule(d->rules.v[k], &rules[k], e))
+			return false;
+	return link_image_open(d->image, msg, &image, e) &&
+	       block_blkdebug_open(image, &o, out, e);
+}
+
+static bool
 open_driver(const struct link_image *i, struct link_msg *msg,
 	    struct block **out, struct err *e)
 {
@@ -64,6 +112,7 @@ open_driver(const struct link_image *i, struct link_msg *msg,
 		return block_null_open(i->u.null_co->size,
 				       i->u.null_co->latency_ns, out, e);
 	case LINK_DRIVER_NBD: return open_nbd(i, out, e);
+	case LINK_DRIVER_BLKDEBUG: return open_blkdebug(i, msg, out, e);
 	case LINK_DRIVER_N: break;
 	}
 	return err_set(e, ERR_GENERIC, 0, "unknown driver");
