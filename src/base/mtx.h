@@ -19,6 +19,9 @@
 	X(CBW, "who waits for a granule that another thread saves")           \
 	X(EPOCH, "allocation of a chunk of an epoch's bits (may fallocate)")  \
 	X(VIEW, "allocation of a chunk of a view's states (may fallocate)")   \
+	X(QCOW2_FLUSH, "who flushes a qcow2 image, and who waits for it")     \
+	X(QCOW2_HELD, "space of a qcow2 image that was given up")             \
+	X(QCOW2_CACHE, "a part of a qcow2 image's cache of tables")           \
 	X(BUFFERS, "the pool of stream buffers")                              \
 	X(BLKDEBUG, "rules and state of one blkdebug image")                  \
 	X(THROTTLE, "who waits for a group's turn (timed waits)")             \

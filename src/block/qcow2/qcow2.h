@@ -86,4 +86,10 @@ bool qcow2_is(const struct block *b);
  */
 const struct qcow2_header *qcow2_header_of(const struct block *b);
 
+/* For an image that is open with options.live: forget what was read of its
+ * tables.  Called at a cut, after which it is read as it is then or later.
+ * 0 or an errno value.
+ */
+int qcow2_refresh(struct block *b);
+
 #endif

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Rule 5: space that was given up, until it is free.
+ *
+ *   pending  its mapping is gone from the tables, perhaps not durably
+ *   sealed   a barrier is under way that makes this durable
+ *   ready    durable; freed (counted down, punched out, used again) as soon
+ *            as nobody holds space
+ *
+ * While somebody holds, a view's reader may still follow a mapping that it
+ * read before; see block_hold().  The lists are bounded: what does not fit
+ * stays allocated for good, a leak that check repairs.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "base/park.h"
+#include "block/qcow2/qcow2-priv.h"
+
+/* A request that finds more pending than this frees it. */
+#define RELIEVE_BYTES (64 * MiB)
+#define RELIEVE_RUNS  4096u
+
+void
+qcow2_held_init(struct qcow2 *q)
+{
+	mtx_init(&q->held.lock, LOCK_QCOW2_HELD);
+}
+
+void
+qcow2_held_destroy(struct qcow2 *q)
+{
+	free(q->held.pending.run);
+	free(q->held.sealed.run);
+	free(q->held.ready.run);
+	mtx_destroy(&q->held.lock);
+}
+
+static bool
+list_room(struct qcow2_held_list *l)
+{
+	struct qcow2_run *run;
+	uint32_t max;
+
+	if (l->n < l->max)
+		return true;
+	max = l->max ? l->max * 2 : 64;
+	if (max > QCOW2_HELD_MAX)
+		return false;
+	run = realloc(l->run, max * sizeof *run);
+	if (!run)
+		return false;
+	l->run = run;
+	l->max = max;
+	return true;
+}
+
+static bool
+list_add(struct qcow2_held_list *l, uint64_t first, uint64_t n)
+{
+	struct qcow2_run *last = l->n ? &l->run[l->n - 1] : NULL;
+
+	if (last && last->first + last->n == first) {
+		last->n += n;
+	} else if (last && first + n == last->first) {
+		last->first = first;
+		last->n += n;
+	} else {
+		if (!list_room(l))
+			return false;
+		l->run[l->n++] = (struct qcow2_run){ .first = first, .n = n };
+	}
+	l->clusters += n;
+	return true;
+}
+
+/* Append @from to @to and empty it. */
+static void
+list_move(struct qcow2_held *h, struct qcow2_held_list *to,
+	  struct qcow2_held_list *from)
+{
+	if (!to->n) {
+		struct qcow2_held_list empty = *to;
+
+		*to = *from;
+		*from = empty;
+	}
+	for (uint32_t i = 0; i < from->n; i++)
+		if (!list_add(to, from->run[i].first, from->run[i].n))
+			h->leaked += from->run[i].n;
+	from->n = 0;
+	from->clusters = 0;
+}
+
+void
+qcow2_give_up(struct qcow2 *q, uint64_t first, uint64_t n)
+{
+	struct qcow2_held *h = &q->held;
+
+	mtx_lock(&h->lock);
+	if (!list_add(&h->pending, first, n))
+		h->leaked += n;
+	mtx_unlock(&h->lock);
+}
+
+void
+qcow2_give_up_entry(struct qcow2 *q, uint64_t entry)
+{
+	unsigned bits = q->g.cluster_bits;
+	uint64_t host = entry & QCOW2_L2_OFFSET, bytes;
+
+	if (q->external)
+		return;
+	if (entry & QCOW2_COMPRESSED) {
+		uint64_t first, last;
+
+		qcow2_compressed_place(&q->g, entry, &host, &bytes);
+		first = host >> bits;
+		last = (host + bytes - 1) >> bits;
+		qcow2_give_up(q, first, last - first + 1);
+	} else if (host) {
+		qcow2_give_up(q, host >> bits, 1);
+	}
+}
+
+void
+qcow2_held_seal(struct qcow2 *q)
+{
+	struct qcow2_held *h = &q->held;
+
+	mtx_lock(&h->lock);
+	list_move(h, &h->sealed, &h->pending);
+	mtx_unlock(&h->lock);
+}
+
+void
+qcow2_held_sealed(struct qcow2 *q)
+{
+	struct qcow2_held *h = &q->held;
+
+	mtx_lock(&h->lock);
+	list_move(h, &h->ready, &h->sealed);
+	mtx_unlock(&h->lock);
+}
+
+/* Counts reached zero; with the space lock held. */
+static void
+on_freed(struct qcow2 *q, uint64_t first, uint64_t n)
+{
+	q->space.hint = min_u64(q->space.hint, first);
+	if (q->block.discard_unmap)
+		(void)block_discard(q->file, first << q->g.cluster_bits,
+				    n << q->g.cluster_bits);
+}
+
+static bool
+take_ready(struct qcow2 *q, struct qcow2_held_list *l)
+{
+	struct qcow2_held *h = &q->held;
+	bool any;
+
+	mtx_lock(&h->lock);
+	any = !h->holds && h->ready.n;
+	if (any) {
+		*l = h->ready;
+		memset(&h->ready, 0, sizeof h->ready);
+	}
+	mtx_unlock(&h->lock);
+	return any;
+}
+
+int
+qcow2_held_free(struct qcow2 *q)
+{
+	struct qcow2_held_list l;
+	int r = 0;
+
+	if (!take_ready(q, &l))
+		return 0;
+	PARK("qcow2.freeing");
+	(void)pthread_mutex_lock(&q->space_lock);
+	for (uint32_t i = 0; i < l.n && !r; i++)
+		r = qcow2_refcount_add(q, l.run[i].first, l.run[i].n, -1,
+				       on_freed);
+	(void)pthread_mutex_unlock(&q->space_lock);
+	free(l.run);
+	return r;
+}
+
+int
+qcow2_held_relieve(struct qcow2 *q)
+{
+	struct qcow2_held *h = &q->held;
+	bool much;
+	int r;
+
+	mtx_lock(&h->lock);
+	much = !h->holds &&
+	       (h->pending.n > RELIEVE_RUNS ||
+		h->pending.clusters << q->g.cluster_bits > RELIEVE_BYTES);
+	mtx_unlock(&h->lock);
+	if (likely(!much))
+		return 0;
+	r = qcow2_barrier(q);
+	return r ? r : qcow2_held_free(q);
+}
+
+void
+qcow2_hold(struct block *b)
+{
+	struct qcow2_held *h = &to_qcow2(b)->held;
+
+	mtx_lock(&h->lock);
+	h->holds++;
+	mtx_unlock(&h->lock);
+}
+
+/* What was held is freed by the next flush, or when much is pending. */
+void
+qcow2_release(struct block *b)
+{
+	struct qcow2_held *h = &to_qcow2(b)->held;
+	uint64_t leaked = 0;
+
+	mtx_lock(&h->lock);
+	if (--h->holds == 0) {
+		leaked = h->leaked;
+		h->leaked = 0;
+	}
+	mtx_unlock(&h->lock);
+	if (leaked)
+		log_warn("qcow2: %" PRIu64
+			 " clusters were given up while views were open and "
+			 "stay allocated until the image is checked",
+			 leaked);
+}
