@@ -664,6 +664,15 @@ as_we_know_it(const struct node *n, const struct link_node_info *i)
 	return true;
 }
 
+static bool
+has_export(const struct recovery *r, const char *name)
+{
+	for (size_t i = 0; i < r->hello->exports.n; i++)
+		if (strcmp(r->hello->exports.v[i]->name, name) == 0)
+			return wants_export(r, r->hello->exports.v[i]);
+	return false;
+}
+
 static void
 open_in_plane(struct recovery *r)
 {
@@ -675,6 +684,8 @@ open_in_plane(struct recovery *r)
 			n->restart = !n->in_plane;
 		}
 	}
+	for (struct export *x = r->d->graph->exports; x; x = x->next)
+		x->in_plane = has_export(r, x->name);
 	PARK("recover.open");
 	step_begin(r, open_nodes);
 	close_unknown(r);
@@ -704,15 +715,6 @@ try_again_later(struct recovery *r)
 	ev_timer_start(r->d->loop.ev, &r->again);
 }
 
-static bool
-has_export(const struct recovery *r, const char *name)
-{
-	for (size_t i = 0; i < r->hello->exports.n; i++)
-		if (strcmp(r->hello->exports.v[i]->name, name) == 0)
-			return wants_export(r, r->hello->exports.v[i]);
-	return false;
-}
-
 static void
 add_exports(struct recovery *r)
 {
@@ -720,10 +722,8 @@ add_exports(struct recovery *r)
 
 	step_begin(r, add_options);
 	for (struct export *x = r->d->graph->exports; x; x = x->next) {
-		if (x->in_plane || has_export(r, x->name)) {
-			x->in_plane = true;
+		if (x->in_plane)
 			continue;
-		}
 		if (!x->node->in_plane) {
 			/* One image that cannot be opened, say because its
 			 * server is down, must not cost the other disks.
