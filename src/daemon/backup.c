@@ -38,7 +38,8 @@ struct backup {
 	ev_timer patience; /* while draining */
 	uint64_t drained; /* of @offset when the timer was set */
 	uint64_t cluster, offset, len;
-	unsigned max_lanes;
+	unsigned max_workers; /* 0: not said */
+	uint64_t max_chunk; /* 0: no limit */
 	struct err end_error; /* with which the job completes */
 	struct task start_failed;
 	struct work closing; /* the target, when the stream is over */
@@ -131,7 +132,8 @@ backup_start(struct job *j)
 		.at = b->to.at,
 		.room = b->target->size,
 		.speed = j->speed,
-		.max_lanes = b->max_lanes,
+		.max_workers = b->max_workers,
+		.max_chunk = b->max_chunk,
 		.name = j->id,
 		.opaque = b,
 		.done = on_stream_done,
@@ -481,7 +483,9 @@ create(struct transaction *t, struct backup_plan *p, struct err *e)
 	b->mode = p->mode;
 	b->follow = p->sync == MIRROR_SYNC_MODE_NONE;
 	if (a->x_perf && a->x_perf->has_max_workers)
-		b->max_lanes = (unsigned)a->x_perf->max_workers;
+		b->max_workers = (unsigned)a->x_perf->max_workers;
+	if (a->x_perf && a->x_perf->has_max_chunk)
+		b->max_chunk = (uint64_t)a->x_perf->max_chunk;
 	if (p->bitmap && !take_bitmap(t, b, p, e))
 		return false;
 	b->view = view_file_new(d, p->source, p->cluster);

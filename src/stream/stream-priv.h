@@ -136,6 +136,7 @@ struct stream {
 	uint64_t max_zero;
 	uint64_t outstanding; /* bytes taken, and not durable or given back */
 	unsigned in_flight; /* pieces and flushes of all lanes */
+	unsigned pieces; /* of them */
 	unsigned usable; /* lanes with a connection */
 	unsigned running; /* lanes whose threads have not finished */
 	unsigned started; /* lanes whose threads were started */

@@ -49,6 +49,7 @@ stream_now(void)
 
 static void kick_all_locked(struct stream *s, bool hungry_only) NEEDS(s->lock);
 static void maybe_paused_locked(struct stream *s) NEEDS(s->lock);
+static void piece_ends_locked(struct stream *s) NEEDS(s->lock);
 static bool take_locked(struct stream *s, uint64_t now, struct run *out)
 	NEEDS(s->lock);
 static void look_locked(struct stream *s) NEEDS(s->lock);
@@ -131,6 +132,7 @@ take_locked(struct stream *s, uint64_t now, struct run *out)
 	pace_charge(&s->pace, now, out->len);
 	s->outstanding += out->len;
 	s->in_flight++;
+	s->pieces++;
 	return true;
 }
 
@@ -185,6 +187,8 @@ try_take_locked(struct stream *s, struct lane *l, struct run *out,
 		l->hungry = true;
 		if (s->stop || s->pausing)
 			return TAKE_WAIT;
+		if (s->o.max_workers && s->pieces >= s->o.max_workers)
+			return TAKE_WAIT; /* until one of them ends */
 		if (wait) {
 			*later = now + wait;
 			return TAKE_LATER;
@@ -233,6 +237,15 @@ in_clusters(const struct stream *s, const struct run *r)
 	return r->len + round_up(s->limit, s->o.cluster) - s->limit;
 }
 
+static void
+piece_ends_locked(struct stream *s)
+{
+	s->in_flight--;
+	s->pieces--;
+	if (s->o.max_workers)
+		kick_all_locked(s, true);
+}
+
 void
 stream_acked(struct stream *s, const struct run *r, unsigned requests,
 	     uint64_t zeroed)
@@ -244,7 +257,7 @@ stream_acked(struct stream *s, const struct run *r, unsigned requests,
 	s->result.bytes_zeroed += zeroed;
 	s->result.bytes_sent += r->len - zeroed;
 	s->any_acked = true;
-	s->in_flight--;
+	piece_ends_locked(s);
 	maybe_paused_locked(s);
 	mtx_unlock(&s->lock);
 }
@@ -277,7 +290,7 @@ stream_give_back(struct stream *s, const struct run *r)
 	mtx_lock(&s->lock);
 	assert(s->outstanding >= r->len);
 	s->outstanding -= r->len;
-	s->in_flight--;
+	piece_ends_locked(s);
 	ranges_add(&s->again, r->off, r->len, r->flags);
 	kick_all_locked(s, true);
 	maybe_paused_locked(s);
@@ -442,6 +455,8 @@ good_lanes(const struct stream *s)
 		n = t->max_lanes;
 	if (s->o.max_lanes && s->o.max_lanes < n)
 		n = s->o.max_lanes;
+	if (s->o.max_workers && s->o.max_workers < n)
+		n = s->o.max_workers;
 	return n;
 }
 
@@ -537,8 +552,15 @@ stream_new(const struct stream_options *o)
 	/* a target may lack what rounding to sectors added to the source */
 	s->room = room(o);
 	s->limit = min_u64(o->size, s->room);
+	if (o->max_chunk)
+		max = min_u64(max, max_u64(o->max_chunk, s->o.cluster));
 	s->piece = UINT64_C(1) << (63 - __builtin_clzll(max));
 	s->max_zero = info->can_zero ? o->target->max_zero : s->piece;
+	if (o->max_chunk)
+		s->max_zero =
+			min_u64(s->max_zero,
+				max_u64(round_down(o->max_chunk, s->o.cluster),
+					s->o.cluster));
 	s->plan.reader = o->reader;
 	s->plan.copy = o->copy;
 	s->plan.copy.size = o->size;

@@ -127,6 +127,9 @@ struct stream_options {
 	bool follow;
 	uint64_t speed; /* bytes of the disk per second; 0: no limit */
 	unsigned max_lanes; /* 0: as many as are good */
+	unsigned max_workers; /* pieces in flight at once; 0: no limit */
+	uint64_t max_chunk; /* the largest piece; at least a cluster, or 0:
+			     * no limit */
 	const char *name; /* for log lines; copied */
 	void *opaque;
 	/* Loop.  All threads have ended; stream_free may be called. */

@@ -182,6 +182,7 @@ def test_filter_node_name_is_accepted(q, disks, backup_node):
 
 
 @pytest.mark.needs("device-names")
+@pytest.mark.rows("backup.job-id")
 def test_device_name_is_accepted_and_names_the_job(q, disks, backup_node):
     path = disks.node("disk0")
     disks.export("disk0", id="virtio0")

@@ -39,6 +39,7 @@ struct strict {
 	atomic_int fail_write, fail_flush; /* errno values */
 	atomic_uint bad; /* requests that were not as they must be */
 	atomic_uint zeroes;
+	_Atomic uint64_t longest; /* of all requests, bytes */
 };
 
 static struct strict *
@@ -52,6 +53,8 @@ look(struct strict *s, uint64_t off, uint64_t len)
 {
 	uint64_t mask = s->block.min_block - 1;
 
+	if (len > s->longest)
+		s->longest = len; /* one lane at a time */
 	if (((off | len) & mask) || off + len > s->block.size)
 		atomic_fetch_add(&s->bad, 1);
 }
@@ -320,6 +323,61 @@ rule_5_requests_respect_the_image_s_blocks(void **state)
 }
 
 static void
+no_more_pieces_than_workers_are_in_flight(void **state)
+{
+	struct rig *r = *state;
+
+	rig_source(r, 64 * MB);
+	rig_fill(r, 0, 64 * MB, 1);
+	use_block(r, open_file(r, "disk", r->size));
+	r->o.max_workers = 1;
+	step_arm("stream.block-write");
+	rig_start(r);
+	step_wait_parked("stream.block-write");
+	rig_run_ms(r, 100); /* others would have come by */
+	assert_int_equal(step_passed("stream.block-write"), 1);
+	step_release("stream.block-write");
+	rig_wait(r);
+	rig_assert_ok(r);
+	rig_assert_equal(r, "disk");
+	assert_int_equal(stream_result(r->stream)->lanes, 1);
+}
+
+/* Kicks reach whoever waits, whichever lane ends a piece. */
+static void
+lanes_share_the_workers(void **state)
+{
+	struct rig *r = *state;
+
+	rig_source(r, 64 * MB);
+	rig_fill(r, 0, 64 * MB, 1);
+	(void)captive_open(&r->server, "disk", r->size);
+	NBDKIT(r, "file", "@/disk");
+	rig_open_target(r);
+	r->o.max_workers = 3;
+	rig_copy(r);
+	rig_assert_equal(r, "disk");
+	assert_int_equal(stream_result(r->stream)->lanes, 3);
+}
+
+static void
+no_request_is_longer_than_a_chunk(void **state)
+{
+	struct rig *r = *state;
+	struct strict *s;
+
+	rig_source(r, 8 * MB);
+	rig_fill(r, 0, 4 * MB, 1);
+	s = use_strict(r, r->size, 1);
+	r->o.max_chunk = 3 * 65536;
+	r->o.max_lanes = 1;
+	rig_copy(r);
+	rig_assert_equal(r, "disk");
+	assert_int_equal(s->longest, 3 * 65536);
+	assert_int_equal(s->bad, 0);
+}
+
+static void
 an_image_that_is_full_fails_the_stream_with_its_errno(void **state)
 {
 	struct rig *r = *state;
@@ -435,6 +493,9 @@ main(void)
 		T(rule_1_nothing_is_done_when_the_flush_fails),
 		T(rule_3_a_cancelled_stream_makes_no_request_more),
 		T(rule_5_requests_respect_the_image_s_blocks),
+		T(no_more_pieces_than_workers_are_in_flight),
+		T(lanes_share_the_workers),
+		T(no_request_is_longer_than_a_chunk),
 		T(an_image_that_is_full_fails_the_stream_with_its_errno),
 		T(an_image_that_is_read_only_is_refused),
 		T(a_disk_in_the_middle_of_an_export_stays_there),
