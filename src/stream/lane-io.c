@@ -136,13 +136,15 @@ fail_source(struct lane *l, const struct run *r, int os)
 	struct stream *s = l->s;
 	struct err e = ERR_INIT;
 
-	if (s->o.reader->view && view_broken(s->o.reader->view))
+	if (s->o.reader->view && view_broken(s->o.reader->view)) {
 		err_set(&e, ERR_GENERIC, view_broken(s->o.reader->view),
 			"the snapshot of the source was given up");
-	else
-		err_set(&e, ERR_GENERIC, os,
-			"cannot read the source at offset %" PRIu64, r->off);
-	stream_fail(s, STREAM_SOURCE, &e);
+		stream_fail(s, STREAM_SOURCE, &e);
+		return;
+	}
+	err_set(&e, ERR_GENERIC, os,
+		"cannot read the source at offset %" PRIu64, r->off);
+	(void)stream_error(s, STREAM_SOURCE, &e);
 }
 
 static struct piece *
@@ -331,7 +333,7 @@ fail_target(struct lane *l, const struct piece *p, int os)
 		err_set(&e, ERR_GENERIC, os,
 			"cannot write to the target '%s' at offset %" PRIu64,
 			name, p->run.off);
-	stream_fail(l->s, STREAM_TARGET, &e);
+	(void)stream_error(l->s, STREAM_TARGET, &e);
 }
 
 /* A server may refuse to zero more than it takes as data: ask for less. */
@@ -400,7 +402,7 @@ flush_completed(struct lane *l, int *lost)
 		err_set(&e, ERR_GENERIC, l->flush_op.error,
 			"cannot flush the target '%s'",
 			target_address(s->o.target));
-		stream_fail(s, STREAM_TARGET, &e);
+		(void)stream_error(s, STREAM_TARGET, &e);
 		stream_give_back_ranges(s, &l->flushing);
 	}
 	stream_flush_moves(s, -1);

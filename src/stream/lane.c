@@ -176,12 +176,15 @@ leave(struct lane *l)
 static void
 give_up(struct lane *l, const struct err *e)
 {
-	if (stream_usable(l->s, 0) > 0)
+	if (stream_usable(l->s, 0) > 0) {
 		log_warn("%s: goes on with a connection less: %s", l->s->o.name,
 			 e->msg);
-	else
-		stream_fail(l->s, STREAM_TARGET, e);
-	leave(l);
+		leave(l);
+	} else if (stream_error(l->s, STREAM_TARGET, e)) {
+		l->state = LANE_RESTING;
+	} else {
+		leave(l);
+	}
 }
 
 static void
@@ -228,7 +231,7 @@ begin_to_connect(struct lane *l)
 	}
 	l->state = LANE_CONNECTING;
 	l->connect_until = stream_now() + REMOTE_CONNECT_MS * MS_NS;
-	if (l->ever)
+	if (l->ever && l->s->o.target->reconnect_ns)
 		l->connect_until = min_u64(l->connect_until, l->give_up_at);
 }
 
@@ -244,6 +247,16 @@ step_start(struct lane *l)
 		connected(l);
 	else
 		begin_to_connect(l);
+}
+
+/* The connection was given up and the stream rested. */
+static void
+step_resting(struct lane *l)
+{
+	if (stream_rests(l->s))
+		return;
+	l->give_up_at = stream_now() + l->s->o.target->reconnect_ns;
+	begin_to_connect(l);
 }
 
 static void
@@ -292,12 +305,20 @@ lane_lost(struct lane *l, int os)
 	mtx_lock(&l->s->lock);
 	any_acked = l->s->any_acked;
 	mtx_unlock(&l->s->lock);
-	if (t->reconnect_ns == 0 || (any_acked && !t->info.can_flush)) {
+	if (any_acked && !t->info.can_flush) {
 		/* what a server without flushes had acknowledged and lost
 		 * cannot be known
 		 */
 		stream_fail(l->s, STREAM_TARGET, &e);
 		leave(l);
+		return;
+	}
+	if (stream_rests(l->s)) { /* it is not missed before that is over */
+		l->state = LANE_RESTING;
+		return;
+	}
+	if (t->reconnect_ns == 0) {
+		give_up(l, &e);
 		return;
 	}
 	log_warn("%s: %s, reconnecting", l->s->o.name, e.msg);
@@ -373,6 +394,8 @@ step(struct lane *l)
 		step_start(l);
 	else if (l->state == LANE_CONNECTING)
 		step_connecting(l);
+	else if (l->state == LANE_RESTING)
+		step_resting(l);
 	else if (l->state == LANE_WAITING && stream_now() >= l->next_try)
 		begin_to_connect(l);
 	else if (l->state == LANE_WAITING)

@@ -72,6 +72,7 @@ enum lane_state {
 	LANE_CONNECTING, /* the handshake is under way */
 	LANE_READY,
 	LANE_WAITING, /* for the next try to connect */
+	LANE_RESTING, /* without a connection until the stream goes on */
 	LANE_LEFT, /* nothing happens any more */
 };
 
@@ -117,6 +118,12 @@ struct lane {
 	uint64_t stop_at; /* when draining ends */
 };
 
+enum trouble {
+	TROUBLE_NONE,
+	TROUBLE_ASKING, /* the owner is about to be asked */
+	TROUBLE_RESTING, /* for a while, or until stream_resume */
+};
+
 enum stop_reason { STOP_NOT, STOP_SUCCESS, STOP_FAILED, STOP_CANCELLED };
 
 struct stream {
@@ -144,9 +151,16 @@ struct stream {
 	bool pausing, paused_posted;
 	bool draining; /* stream_drain was called */
 	bool last_round; /* of a plan that follows */
+	enum trouble trouble;
+	enum stream_side trouble_side;
+	struct err trouble_error;
 	struct stream_result result;
 
-	struct task paused_task, finished_task; /* for o.loop */
+	/* for o.loop */
+	struct task paused_task, finished_task, trouble_task;
+	ev_timer retry; /* ends TROUBLE_RESTING; loop */
+	double retry_s; /* how long it ran last; loop */
+	uint64_t retry_requests; /* that had succeeded then; loop */
 	struct lane lanes[STREAM_LANES];
 };
 
@@ -181,9 +195,28 @@ void stream_flush_moves(struct stream *s, int by);
 void stream_give_back(struct stream *s, const struct run *r);
 void stream_give_back_ranges(struct stream *s, struct ranges *r);
 void stream_kick_all(struct stream *s);
+void stream_kick_all_locked(struct stream *s) NEEDS(s->lock);
 
 /* Ends the stream with @e unless it is ending already. */
 void stream_fail(struct stream *s, enum stream_side side, const struct err *e);
+
+/* --- trouble.c: any thread ---------------------------------------------------- */
+
+/* A request failed with @e; what it was for is given back.  False: that was
+ * the end of the stream (stream_fail).  True: the stream rests, or goes on.
+ */
+bool stream_error(struct stream *s, enum stream_side side, const struct err *e);
+
+/* Is it paused, or does it rest after an error?  The lanes are kicked when
+ * that is over.
+ */
+bool stream_rests(struct stream *s);
+
+/* Loop; before the first lane starts, and when all have ended. */
+void stream_trouble_init(struct stream *s);
+void stream_trouble_end(struct stream *s);
+
+/* --- stream.c again ----------------------------------------------------------- */
 
 /* All is handed out and durable: the stream ends well. */
 void stream_maybe_finish(struct stream *s);

@@ -76,6 +76,12 @@ kick_all_locked(struct stream *s, bool hungry_only)
 }
 
 void
+stream_kick_all_locked(struct stream *s)
+{
+	kick_all_locked(s, false);
+}
+
+void
 stream_kick_all(struct stream *s)
 {
 	mtx_lock(&s->lock);
@@ -185,7 +191,7 @@ try_take_locked(struct stream *s, struct lane *l, struct run *out,
 		uint64_t wait = pace_wait(&s->pace, now);
 
 		l->hungry = true;
-		if (s->stop || s->pausing)
+		if (s->stop || s->pausing || s->trouble)
 			return TAKE_WAIT;
 		if (s->o.max_workers && s->pieces >= s->o.max_workers)
 			return TAKE_WAIT; /* until one of them ends */
@@ -359,10 +365,12 @@ stream_fail(struct stream *s, enum stream_side side, const struct err *e)
 void
 stream_maybe_finish(struct stream *s)
 {
+	PARK("stream.finishing");
 	mtx_lock(&s->lock);
-	if (s->plan.complete && !s->plan.looking &&
-	    s->plan.first == s->plan.n && s->again.first == s->again.n &&
-	    s->outstanding == 0 && s->in_flight == 0)
+	if (!s->pausing && !s->trouble && s->plan.complete &&
+	    !s->plan.looking && s->plan.first == s->plan.n &&
+	    s->again.first == s->again.n && s->outstanding == 0 &&
+	    s->in_flight == 0)
 		stop_locked(s, STOP_SUCCESS);
 	mtx_unlock(&s->lock);
 }
@@ -405,6 +413,7 @@ on_finished(struct task *t)
 
 	for (unsigned i = 0; i < s->started; i++)
 		(void)pthread_join(s->lanes[i].thread, NULL);
+	stream_trouble_end(s);
 	buffers_detach(&s->buffers);
 	if (s->started > 1)
 		atomic_fetch_sub(&extra_lanes, s->started - 1);
@@ -571,6 +580,7 @@ stream_new(const struct stream_options *o)
 	pace_set(&s->pace, stream_now(), o->follow ? 0 : o->speed);
 	s->paused_task.fn = on_paused;
 	s->finished_task.fn = on_finished;
+	stream_trouble_init(s);
 	for (unsigned i = 0; i < STREAM_LANES; i++)
 		lane_init(&s->lanes[i], s, i);
 	return s;
@@ -647,16 +657,6 @@ stream_pause(struct stream *s)
 }
 
 void
-stream_resume(struct stream *s)
-{
-	ASSERT_LOOP(s->o.loop);
-	mtx_lock(&s->lock);
-	s->pausing = false;
-	kick_all_locked(s, false);
-	mtx_unlock(&s->lock);
-}
-
-void
 stream_cancel(struct stream *s)
 {
 	ASSERT_LOOP(s->o.loop);
@@ -671,9 +671,8 @@ stream_drain(struct stream *s)
 	ASSERT_LOOP(s->o.loop);
 	mtx_lock(&s->lock);
 	s->draining = true;
-	s->pausing = false;
-	kick_all_locked(s, false);
 	mtx_unlock(&s->lock);
+	stream_resume(s);
 }
 
 const struct stream_result *

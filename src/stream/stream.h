@@ -24,6 +24,11 @@
  * 6. What a stream that follows is told of when it is drained is durable at
  *    the target when it has ended well, and no cluster was sent twice.
  * 7. The callbacks run on the loop that was given, @done exactly once.
+ * 8. An error that the owner wants to go on after loses nothing and counts
+ *    nothing twice: what failed is sent again.  The owner is asked once for
+ *    each time that the stream went on and failed again.
+ * 9. A stream that is paused or rests after an error hands out no work, and
+ *    does not end well.
  *
  * Offsets, lengths and sizes are bytes.
  */
@@ -94,6 +99,13 @@ enum stream_side {
 	STREAM_TARGET, /* writing failed */
 };
 
+/* What to do about a request that failed. */
+enum stream_action {
+	STREAM_FAIL, /* the stream ends with the error */
+	STREAM_RETRY, /* it goes on after a short while */
+	STREAM_HOLD, /* it rests until stream_resume */
+};
+
 struct stream_result {
 	struct err error; /* not set: success (or cancelled) */
 	enum stream_side side; /* of the error */
@@ -136,6 +148,13 @@ struct stream_options {
 	void (*done)(struct stream *s, void *opaque);
 	/* Loop.  Nothing is in flight after stream_pause; may be NULL. */
 	void (*paused)(struct stream *s, void *opaque);
+	/* Loop.  A read of the source or a write to the target failed, also
+	 * after all tries to reconnect.  Nothing is handed out meanwhile.
+	 * Not asked about: a view that was given up, and a target that may
+	 * have lost what it had acknowledged.  NULL: STREAM_FAIL.
+	 */
+	enum stream_action (*error)(struct stream *s, enum stream_side side,
+				    const struct err *e, void *opaque);
 };
 
 #define STREAM_MIN_CLUSTER (UINT64_C(64) << 10)
@@ -153,11 +172,11 @@ void stream_progress(const struct stream *s, uint64_t *offset, uint64_t *len);
 /* Loop. */
 void stream_set_speed(struct stream *s, uint64_t speed);
 void stream_pause(struct stream *s);
-void stream_resume(struct stream *s);
+void stream_resume(struct stream *s); /* also from STREAM_HOLD */
 void stream_cancel(struct stream *s);
 
 /* Loop.  For a stream that follows: send what guests have overwritten by now,
- * flush it, and end well.  Goes on when it is paused.
+ * flush it, and end well.  Goes on when it is paused or rests.
  */
 void stream_drain(struct stream *s);
 

@@ -20,6 +20,9 @@ MTX = 'src/base/mtx.c'
 FILE = 'src/block/file.c'
 LOCK = 'src/block/lock.c'
 WIRE = 'src/link/wire.c'
+STREAM = 'src/stream/stream.c'
+TROUBLE = 'src/stream/trouble.c'
+LANE_IO = 'src/stream/lane-io.c'
 
 MUTATIONS = [
     # --- epoch.h -------------------------------------------------------------
@@ -368,4 +371,30 @@ MUTATIONS = [
     ('stream.h rule 6, twice', 'src/stream/plan.c',
      [('if (t->word[n / 64] & bit)', 'if (0)')],
      'stream-follow', 'rule_6_no_cluster_is_sent_twice'),
+
+    # --- stream.h, errors -------------------------------------------------------------
+    ('stream.h rule 8, what failed is sent again', LANE_IO,
+     [('\t\tstream_give_back(s, &p->run);', '\t\tstream_durable(s, p->run.len);'
+       '\n\t\tstream_acked(s, &p->run, 0, 0);')],
+     'stream-trouble', 'rule_8_what_failed_is_sent_again'),
+    ('stream.h rule 8, what a flush covered', LANE_IO,
+     [('\t\t(void)stream_error(s, STREAM_TARGET, &e);\n'
+       '\t\tstream_give_back_ranges(s, &l->flushing);',
+       '\t\t(void)stream_error(s, STREAM_TARGET, &e);\n'
+       '\t\tranges_clear(&l->flushing);\n\t\tstream_durable(s, bytes);')],
+     'stream-trouble', 'rule_8_what_a_failed_flush_covered_is_sent_again'),
+    ('stream.h rule 8, nothing counts twice', LANE_IO,
+     [('done.flags |= RUN_COUNTED;', '(void)0;')],
+     'stream-trouble', 'rule_8_what_a_failed_flush_covered_is_sent_again'),
+    ('stream.h rule 8, asked once', TROUBLE,
+     [('if (s->trouble == TROUBLE_NONE && !s->stop) {',
+       'if (s->trouble != TROUBLE_ASKING && !s->stop) {')],
+     'stream-trouble', 'rule_8_the_owner_is_asked_once'),
+    ('stream.h rule 9, no work', STREAM,
+     [('if (s->stop || s->pausing || s->trouble)', 'if (s->stop)')],
+     'stream-trouble', 'rule_9_a_stream_that_rests_hands_out_nothing'),
+    ('stream.h rule 9, no end', STREAM,
+     [('if (!s->pausing && !s->trouble && s->plan.complete &&',
+       'if (s->plan.complete &&')],
+     'stream-trouble', 'rule_9_a_paused_stream_does_not_end'),
 ]
