@@ -110,16 +110,6 @@ check_target(struct backup_plan *p, struct err *e)
 static bool
 check_supported(const struct blockdev_backup *a, struct err *e)
 {
-	if (a->has_on_source_error &&
-	    a->on_source_error != BLOCKDEV_ON_ERROR_REPORT)
-		return err_set(e, ERR_GENERIC, 0,
-			       "on-source-error '%s' is not supported",
-			       blockdev_on_error_str(a->on_source_error));
-	if (a->has_on_target_error &&
-	    a->on_target_error != BLOCKDEV_ON_ERROR_REPORT)
-		return err_set(e, ERR_GENERIC, 0,
-			       "on-target-error '%s' is not supported",
-			       blockdev_on_error_str(a->on_target_error));
 	if (a->discard_source)
 		return err_set(e, ERR_GENERIC, 0,
 			       "discard-source is not supported");

@@ -40,6 +40,8 @@ struct backup {
 	uint64_t cluster, offset, len;
 	unsigned max_workers; /* 0: not said */
 	uint64_t max_chunk; /* 0: no limit */
+	enum blockdev_on_error on_source_error, on_target_error;
+	bool error_told; /* the one that ended the stream */
 	struct err end_error; /* with which the job completes */
 	struct task start_failed;
 	struct work closing; /* the target, when the stream is over */
@@ -52,6 +54,48 @@ to_backup(const struct job *j)
 }
 
 /* --- the job ----------------------------------------------------------------------- */
+
+static enum block_error_action
+tell_error(struct backup *b, enum stream_side side, enum blockdev_on_error on,
+	   int os)
+{
+	return job_error(&b->job, on,
+			 side == STREAM_SOURCE ? IO_OPERATION_TYPE_READ
+					       : IO_OPERATION_TYPE_WRITE,
+			 os);
+}
+
+static enum stream_action
+on_stream_error(struct stream *s, enum stream_side side, const struct err *e,
+		void *opaque)
+{
+	struct backup *b = opaque;
+	enum blockdev_on_error on =
+		side == STREAM_SOURCE ? b->on_source_error : b->on_target_error;
+
+	(void)s;
+	switch (tell_error(b, side, on, e->os)) {
+	case BLOCK_ERROR_ACTION_IGNORE:
+		log_warn("job '%s' tries again: %s", b->job.id, e->msg);
+		return STREAM_RETRY;
+	case BLOCK_ERROR_ACTION_STOP:
+		log_warn("job '%s' is paused: %s", b->job.id, e->msg);
+		return STREAM_HOLD;
+	case BLOCK_ERROR_ACTION_REPORT:
+	case BLOCK_ERROR_ACTION_N: break;
+	}
+	b->error_told = true;
+	return STREAM_FAIL;
+}
+
+static void
+on_stream_paused(struct stream *s, void *opaque)
+{
+	struct backup *b = opaque;
+
+	(void)s;
+	job_rests(&b->job);
+}
 
 static void
 closing_run(struct work *w)
@@ -87,7 +131,6 @@ on_stream_done(struct stream *s, void *opaque)
 	const struct stream_result *r = stream_result(s);
 	struct backup *b = opaque;
 	struct err *e = &b->end_error;
-	bool source = r->side == STREAM_SOURCE;
 
 	stream_progress(s, &b->offset, &b->len);
 	if (!err_is_set(&r->error)) {
@@ -99,10 +142,10 @@ on_stream_done(struct stream *s, void *opaque)
 		return;
 	}
 	log_error("job '%s': %s", b->job.id, r->error.msg);
-	qmp_event_block_job_error(qmp_server_events(b->job.d->qmp), b->job.id,
-				  source ? IO_OPERATION_TYPE_READ
-					 : IO_OPERATION_TYPE_WRITE,
-				  BLOCK_ERROR_ACTION_REPORT);
+	/* the stream does not ask about what no policy can mend */
+	if (!b->error_told)
+		(void)tell_error(b, r->side, BLOCKDEV_ON_ERROR_REPORT,
+				 r->error.os);
 	/* what QEMU's clients know how to tell apart is said in QEMU's words */
 	if (r->error.os == EIO || r->error.os == ENOSPC)
 		(void)err_set(e, ERR_GENERIC, 0, "%s", strerror(r->error.os));
@@ -137,6 +180,8 @@ backup_start(struct job *j)
 		.name = j->id,
 		.opaque = b,
 		.done = on_stream_done,
+		.paused = on_stream_paused,
+		.error = on_stream_error,
 	};
 
 	if (stream_start(&o, &b->stream, &b->end_error))
@@ -192,6 +237,24 @@ backup_cancel(struct job *j)
 	b->draining = true;
 	stream_drain(b->stream);
 	set_patience(b);
+}
+
+static void
+backup_pause(struct job *j)
+{
+	struct backup *b = to_backup(j);
+
+	if (b->stream)
+		stream_pause(b->stream);
+}
+
+static void
+backup_resume(struct job *j)
+{
+	struct backup *b = to_backup(j);
+
+	if (b->stream)
+		stream_resume(b->stream);
 }
 
 static void
@@ -348,8 +411,11 @@ backup_free(struct job *j)
 
 static const struct job_ops backup_ops = {
 	.type = JOB_TYPE_BACKUP,
+	.blinks = true,
 	.start = backup_start,
 	.cancel = backup_cancel,
+	.pause = backup_pause,
+	.resume = backup_resume,
 	.set_speed = backup_set_speed,
 	.progress = backup_progress,
 	.settle = backup_settle,
@@ -479,6 +545,10 @@ create(struct transaction *t, struct backup_plan *p, struct err *e)
 	b->job.auto_finalize = !a->has_auto_finalize || a->auto_finalize;
 	b->job.auto_dismiss = !a->has_auto_dismiss || a->auto_dismiss;
 	b->job.speed = (uint64_t)a->speed;
+	b->on_source_error = a->has_on_source_error ? a->on_source_error
+						    : BLOCKDEV_ON_ERROR_REPORT;
+	b->on_target_error = a->has_on_target_error ? a->on_target_error
+						    : BLOCKDEV_ON_ERROR_REPORT;
 	b->cluster = p->cluster;
 	b->mode = p->mode;
 	b->follow = p->sync == MIRROR_SYNC_MODE_NONE;

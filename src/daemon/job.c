@@ -2,7 +2,7 @@
 #include "daemon/job.h"
 
 #include <assert.h>
-#include <inttypes.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -136,8 +136,8 @@ job_free(struct job *j)
 }
 
 /* concluded -> null: nobody hears of it any more */
-static void
-dismiss(struct job *j)
+void
+job_dismiss(struct job *j)
 {
 	move(j, JOB_STATUS_NULL);
 	job_free(j);
@@ -218,13 +218,14 @@ all_in(const struct job_group *g, enum job_status status)
 	return true;
 }
 
-/* Tell how @j ended, and conclude it. */
 static void
-conclude(struct job *j)
+tell_end(struct job *j)
 {
 	uint64_t offset, len;
 
-	j->ops->progress(j, &offset, &len);
+	if (!job_is_block(j))
+		return;
+	job_progress(j, &offset, &len);
 	if (j->cancelled)
 		qmp_event_block_job_cancelled(events(j), j->type, j->id,
 					      (int64_t)len, (int64_t)offset,
@@ -234,6 +235,13 @@ conclude(struct job *j)
 			events(j), j->type, j->id, (int64_t)len,
 			(int64_t)offset, (int64_t)j->speed,
 			err_is_set(&j->error) ? j->error.msg : NULL);
+}
+
+/* Tell how @j ended, and conclude it. */
+static void
+conclude(struct job *j)
+{
+	tell_end(j);
 	if (j->cancelled && !err_is_set(&j->error))
 		(void)err_set(&j->error, ERR_GENERIC, 0, "Operation canceled");
 	if (err_is_set(&j->error))
@@ -243,7 +251,7 @@ conclude(struct job *j)
 	move(j, JOB_STATUS_CONCLUDED);
 	leave_group(j);
 	if (j->auto_dismiss)
-		dismiss(j);
+		job_dismiss(j);
 	else
 		check_all_over(j->d->jobs);
 }
@@ -286,13 +294,23 @@ group_pending(struct job_group *g)
 
 	for (struct job *j = g->members; j; j = j->next_in_group) {
 		move(j, JOB_STATUS_PENDING);
-		if (!j->auto_finalize) {
+		if (j->auto_finalize)
+			continue;
+		wait = true;
+		if (job_is_block(j))
 			qmp_event_block_job_pending(events(j), j->type, j->id);
-			wait = true;
-		}
 	}
 	if (!wait)
 		settle_group(g, true);
+}
+
+/* It is not paused any more, whatever happens next. */
+static void
+wake(struct job *j)
+{
+	j->user_paused = false;
+	if (j->status == JOB_STATUS_PAUSED)
+		move(j, JOB_STATUS_RUNNING);
 }
 
 /* One failed: the others are cancelled; when all have stopped, it is over. */
@@ -304,10 +322,12 @@ group_abort(struct job_group *g)
 		if (j->status == JOB_STATUS_ABORTING)
 			continue;
 		j->cancelled = true;
-		if (j->ended)
+		if (j->ended) {
 			move(j, JOB_STATUS_ABORTING);
-		else
-			j->ops->cancel(j);
+			continue;
+		}
+		wake(j);
+		j->ops->cancel(j);
 	}
 	if (all_in(g, JOB_STATUS_ABORTING))
 		settle_group(g, false);
@@ -325,7 +345,7 @@ job_create(struct job *j, struct daemon *d, const char *id,
 		return err_set(e, ERR_GENERIC, 0, "Invalid job ID '%s'", id);
 	old = job_find(d, id);
 	if (old && !old->ops)
-		dismiss(old);
+		job_dismiss(old);
 	else if (old)
 		return err_set(e, ERR_GENERIC, 0, "Job ID '%s' already in use",
 			       id);
@@ -348,19 +368,23 @@ job_discard(struct job *j)
 	move(j, JOB_STATUS_ABORTING);
 	move(j, JOB_STATUS_CONCLUDED);
 	leave_group(j);
-	dismiss(j);
+	job_dismiss(j);
 }
 
 void
 job_start(struct job *j)
 {
 	move(j, JOB_STATUS_RUNNING);
-	/* QEMU creates jobs inside a drained section, which its clients see
-	 * as this pair.
-	 */
-	move(j, JOB_STATUS_PAUSED);
-	move(j, JOB_STATUS_RUNNING);
+	if (j->ops->blinks) {
+		move(j, JOB_STATUS_PAUSED);
+		move(j, JOB_STATUS_RUNNING);
+	}
 	j->ops->start(j);
+	/* what was asked for before it started */
+	if (j->cancelled)
+		j->ops->cancel(j);
+	else if (j->user_paused && j->ops->pause)
+		j->ops->pause(j);
 }
 
 void
@@ -370,6 +394,7 @@ job_completed(struct job *j, const struct err *e)
 
 	assert(!j->ended);
 	j->ended = true;
+	wake(j);
 	if (!e && !j->cancelled && !g->aborting) {
 		move(j, JOB_STATUS_WAITING);
 		if (g->sealed && all_in(g, JOB_STATUS_WAITING))
@@ -388,10 +413,15 @@ job_is_settled(const struct job *j)
 	return !j->group || j->group->settled;
 }
 
-static void
-cancel(struct job *j)
+/* --- what clients ask for --------------------------------------------------- */
+
+void
+job_cancel(struct job *j)
 {
 	j->cancelled = true;
+	wake(j);
+	if (j->status == JOB_STATUS_CREATED)
+		return; /* its transaction is under way: see job_start */
 	if (!j->ended) {
 		j->ops->cancel(j);
 		return;
@@ -399,6 +429,93 @@ cancel(struct job *j)
 	move(j, JOB_STATUS_ABORTING);
 	group_abort(j->group);
 }
+
+void
+job_user_pause(struct job *j)
+{
+	j->user_paused = true;
+	/* one that is about to end does not rest before that */
+	if (j->ops->pause && j->status != JOB_STATUS_CREATED && !j->cancelled)
+		j->ops->pause(j);
+}
+
+void
+job_rests(struct job *j)
+{
+	if (j->user_paused && j->status == JOB_STATUS_RUNNING && !j->cancelled)
+		move(j, JOB_STATUS_PAUSED);
+}
+
+void
+job_user_resume(struct job *j)
+{
+	j->io_status = BLOCK_DEVICE_IO_STATUS_OK;
+	wake(j);
+	if (j->ops->resume && j->status != JOB_STATUS_CREATED)
+		j->ops->resume(j);
+}
+
+void
+job_finalize(struct job *j)
+{
+	settle_group(j->group, true);
+}
+
+bool
+job_is_block(const struct job *j)
+{
+	return j->type == JOB_TYPE_BACKUP || j->type == JOB_TYPE_COMMIT ||
+	       j->type == JOB_TYPE_STREAM || j->type == JOB_TYPE_MIRROR;
+}
+
+void
+job_progress(const struct job *j, uint64_t *offset, uint64_t *len)
+{
+	*offset = j->last_offset;
+	*len = j->last_len;
+	if (j->ops)
+		j->ops->progress(j, offset, len);
+}
+
+/* --- errors of requests ------------------------------------------------------- */
+
+static enum block_error_action
+choose_action(enum blockdev_on_error policy, int os)
+{
+	switch (policy) {
+	case BLOCKDEV_ON_ERROR_IGNORE: return BLOCK_ERROR_ACTION_IGNORE;
+	case BLOCKDEV_ON_ERROR_STOP: return BLOCK_ERROR_ACTION_STOP;
+	case BLOCKDEV_ON_ERROR_ENOSPC:
+	case BLOCKDEV_ON_ERROR_AUTO:
+		return os == ENOSPC ? BLOCK_ERROR_ACTION_STOP
+				    : BLOCK_ERROR_ACTION_REPORT;
+	case BLOCKDEV_ON_ERROR_REPORT:
+	case BLOCKDEV_ON_ERROR_N: break;
+	}
+	return BLOCK_ERROR_ACTION_REPORT;
+}
+
+enum block_error_action
+job_error(struct job *j, enum blockdev_on_error policy,
+	  enum io_operation_type operation, int os)
+{
+	enum block_error_action action = choose_action(policy, os);
+
+	if (j->cancelled) /* nobody asks how that goes */
+		return action == BLOCK_ERROR_ACTION_IGNORE
+			       ? action
+			       : BLOCK_ERROR_ACTION_REPORT;
+	qmp_event_block_job_error(events(j), j->id, operation, action);
+	if (action != BLOCK_ERROR_ACTION_STOP)
+		return action;
+	if (j->io_status == BLOCK_DEVICE_IO_STATUS_OK)
+		j->io_status = os == ENOSPC ? BLOCK_DEVICE_IO_STATUS_NOSPACE
+					    : BLOCK_DEVICE_IO_STATUS_FAILED;
+	job_user_pause(j);
+	return action;
+}
+
+/* --- jobs of an earlier daemon; the end of this one ----------------------------- */
 
 void
 job_add_lost(struct daemon *d, const char *id, enum job_type type)
@@ -428,210 +545,7 @@ jobs_shutdown(struct daemon *d, void (*done)(struct daemon *d))
 		if (j->status != JOB_STATUS_CONCLUDED &&
 		    j->status != JOB_STATUS_ABORTING &&
 		    j->status != JOB_STATUS_CREATED && !j->group->settled)
-			cancel(j);
+			job_cancel(j);
 	}
 	check_all_over(js);
-}
-
-/* --- commands --------------------------------------------------------------- */
-
-enum verb { VERB_CANCEL, VERB_SET_SPEED, VERB_FINALIZE, VERB_DISMISS, VERB_N };
-
-static const char *const verb_names[VERB_N] = {
-	[VERB_CANCEL] = "cancel",
-	[VERB_SET_SPEED] = "set-speed",
-	[VERB_FINALIZE] = "finalize",
-	[VERB_DISMISS] = "dismiss",
-};
-
-/* clang-format off */
-static const bool verbs[VERB_N][JOB_STATUS_N] = {
-[VERB_CANCEL]	 = { [JOB_STATUS_CREATED] = 1, [JOB_STATUS_RUNNING] = 1,
-		     [JOB_STATUS_PAUSED] = 1, [JOB_STATUS_READY] = 1,
-		     [JOB_STATUS_STANDBY] = 1, [JOB_STATUS_WAITING] = 1,
-		     [JOB_STATUS_PENDING] = 1 },
-[VERB_SET_SPEED] = { [JOB_STATUS_CREATED] = 1, [JOB_STATUS_RUNNING] = 1,
-		     [JOB_STATUS_PAUSED] = 1, [JOB_STATUS_READY] = 1,
-		     [JOB_STATUS_STANDBY] = 1 },
-[VERB_FINALIZE]	 = { [JOB_STATUS_PENDING] = 1 },
-[VERB_DISMISS]	 = { [JOB_STATUS_CONCLUDED] = 1 },
-};
-/* clang-format on */
-
-static bool
-check_verb(const struct job *j, enum verb v, struct err *e)
-{
-	/* A job whose outcome is being saved has left "pending" in all but
-	 * name, and one whose transaction is not committed is not a job yet.
-	 */
-	if (verbs[v][j->status] && !(j->group && j->group->settled) &&
-	    j->status != JOB_STATUS_CREATED)
-		return true;
-	return err_set(e, ERR_GENERIC, 0,
-		       "Job '%s' in state '%s' cannot accept command verb '%s'",
-		       j->id, job_status_str(j->status), verb_names[v]);
-}
-
-static struct job *
-find_job(struct qmp_call *call, const char *id, struct err *e)
-{
-	struct job *j = job_find(qmp_call_opaque(call), id);
-
-	if (!j)
-		(void)err_set(e, ERR_GENERIC, 0, "Job not found");
-	return j;
-}
-
-static struct job *
-find_block_job(struct qmp_call *call, const char *id, struct err *e)
-{
-	struct job *j = job_find(qmp_call_opaque(call), id);
-
-	if (!j)
-		(void)err_set(e, ERR_DEVICE_NOT_ACTIVE, 0,
-			      "Block job '%s' not found", id);
-	return j;
-}
-
-bool
-qmp_job_cancel(struct qmp_call *call, const struct qmp_job_cancel_args *arg,
-	       struct err *e)
-{
-	struct job *j = find_job(call, arg->id, e);
-
-	if (!j || !check_verb(j, VERB_CANCEL, e))
-		return false;
-	cancel(j);
-	return true;
-}
-
-bool
-qmp_block_job_cancel(struct qmp_call *call,
-		     const struct qmp_block_job_cancel_args *arg, struct err *e)
-{
-	struct job *j = find_block_job(call, arg->device, e);
-
-	if (!j || !check_verb(j, VERB_CANCEL, e))
-		return false;
-	cancel(j);
-	return true;
-}
-
-bool
-qmp_block_job_set_speed(struct qmp_call *call,
-			const struct qmp_block_job_set_speed_args *arg,
-			struct err *e)
-{
-	struct job *j = find_block_job(call, arg->device, e);
-
-	if (!j || !check_verb(j, VERB_SET_SPEED, e))
-		return false;
-	if (arg->speed < 0)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Parameter 'speed' expects a non-negative "
-			       "value");
-	j->speed = (uint64_t)arg->speed;
-	j->ops->set_speed(j);
-	return true;
-}
-
-bool
-qmp_job_finalize(struct qmp_call *call, const struct qmp_job_finalize_args *arg,
-		 struct err *e)
-{
-	struct job *j = find_job(call, arg->id, e);
-
-	if (!j || !check_verb(j, VERB_FINALIZE, e))
-		return false;
-	settle_group(j->group, true);
-	return true;
-}
-
-bool
-qmp_job_dismiss(struct qmp_call *call, const struct qmp_job_dismiss_args *arg,
-		struct err *e)
-{
-	struct job *j = find_job(call, arg->id, e);
-
-	if (!j || !check_verb(j, VERB_DISMISS, e))
-		return false;
-	dismiss(j);
-	return true;
-}
-
-/* --- queries ----------------------------------------------------------------- */
-
-static void
-progress(const struct job *j, uint64_t *offset, uint64_t *len)
-{
-	*offset = j->last_offset;
-	*len = j->last_len;
-	if (j->ops)
-		j->ops->progress(j, offset, len);
-}
-
-static struct job_info *
-describe(const struct job *j)
-{
-	struct job_info *i = xzalloc(sizeof *i);
-	uint64_t offset, len;
-
-	progress(j, &offset, &len);
-	i->id = xstrdup(j->id);
-	i->type = j->type;
-	i->status = j->status;
-	i->current_progress = (int64_t)offset;
-	i->total_progress = (int64_t)len;
-	if (err_is_set(&j->error))
-		i->error = xstrdup(j->error.msg);
-	return i;
-}
-
-bool
-qmp_query_jobs(struct qmp_call *call, struct job_info_list *ret, struct err *e)
-{
-	struct daemon *d = qmp_call_opaque(call);
-
-	for (const struct job *j = d->jobs->first; j; j = j->next)
-		if (!job_info_list_append(ret, describe(j)))
-			return err_set(e, ERR_GENERIC, 0, "out of memory");
-	return true;
-}
-
-static struct block_job_info *
-describe_block_job(const struct job *j)
-{
-	struct block_job_info *i = xzalloc(sizeof *i);
-	uint64_t offset, len;
-
-	progress(j, &offset, &len);
-	i->type = j->type;
-	i->device = xstrdup(j->id);
-	i->len = (int64_t)len;
-	i->offset = (int64_t)offset;
-	i->busy = j->status == JOB_STATUS_RUNNING && !j->ended;
-	i->paused = false;
-	i->speed = (int64_t)j->speed;
-	i->io_status = err_is_set(&j->error) && !j->cancelled
-			       ? BLOCK_DEVICE_IO_STATUS_FAILED
-			       : BLOCK_DEVICE_IO_STATUS_OK;
-	i->ready = false;
-	i->status = j->status;
-	i->auto_finalize = j->auto_finalize;
-	i->auto_dismiss = j->auto_dismiss;
-	if (err_is_set(&j->error))
-		i->error = xstrdup(j->error.msg);
-	return i;
-}
-
-bool
-qmp_query_block_jobs(struct qmp_call *call, struct block_job_info_list *ret,
-		     struct err *e)
-{
-	struct daemon *d = qmp_call_opaque(call);
-
-	for (const struct job *j = d->jobs->first; j; j = j->next)
-		if (!block_job_info_list_append(ret, describe_block_job(j)))
-			return err_set(e, ERR_GENERIC, 0, "out of memory");
-	return true;
 }

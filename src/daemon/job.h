@@ -4,10 +4,11 @@
  * same machine "Job"), and the groups in which they complete.  Loop only.
  *
  *   created -> running -> waiting -> pending -> concluded -> null
- *                 |  ^        |         |           ^
- *                 v  |        +----+----+           |
- *               paused             v                |
- *                 +------------> aborting ----------+
+ *      |        ^  |  |       |         |           ^
+ *      |        |  v  |       |         |           |
+ *      |       paused +-------+----+----+           |
+ *      |                           v                |
+ *      +-----------------------> aborting ----------+
  *
  * A job belongs to a group (QEMU's JobTxn).  The members of a group succeed
  * together or fail together.  A job that was not started in grouped mode is
@@ -25,6 +26,10 @@ struct job_group;
 
 struct job_ops {
 	enum job_type type;
+	/* Clients see "paused" and "running" behind its first "running":
+	 * QEMU creates these jobs inside a drained section.
+	 */
+	bool blinks;
 	/* All are called on the loop and not from inside one another.
 	 *
 	 * Begin the work; it ends with exactly one job_completed.
@@ -32,7 +37,14 @@ struct job_ops {
 	void (*start)(struct job *j);
 	/* Hurry to job_completed; may come again. */
 	void (*cancel)(struct job *j);
-	void (*set_speed)(struct job *j);
+	/* Rest: call job_rests when nothing is in flight any more.  Go on.
+	 * Each may come again.  NULL, both: it never rests.
+	 */
+	void (*pause)(struct job *j);
+	void (*resume)(struct job *j);
+	/* Finish, from "ready"; NULL: it has no such state. */
+	void (*complete)(struct job *j);
+	void (*set_speed)(struct job *j); /* NULL: it has no speed */
 	void (*progress)(const struct job *j, uint64_t *offset, uint64_t *len);
 	/* The outcome is decided: change what the job was for (promote or keep
 	 * its bitmap) in memory.  The registry is saved after that, and then
@@ -54,6 +66,12 @@ struct job {
 	bool auto_finalize, auto_dismiss;
 	bool cancelled;
 	bool ended; /* job_completed was called */
+	/* By a client, or by an error policy that stops.  Its status becomes
+	 * "paused" when it rests.
+	 */
+	bool user_paused;
+	enum block_device_io_status
+		io_status; /* of the error that stopped it */
 	uint64_t speed; /* bytes per second, 0: no limit */
 	struct err error;
 	uint64_t last_offset, last_len; /* when there is nobody to ask */
@@ -79,6 +97,17 @@ void job_start(struct job *j);
 /* The driver's work is over; @e: why it failed, or NULL. */
 void job_completed(struct job *j, const struct err *e);
 
+/* Nothing is in flight after job_ops.pause. */
+void job_rests(struct job *j);
+
+/* A request of the job failed with errno @os.  Decides what the policy means,
+ * tells clients, and pauses the job for BLOCK_ERROR_ACTION_STOP; the driver
+ * does the rest: "report" is job_completed, "ignore" tries again.  A cancelled
+ * job is not paused, and its clients are not told.
+ */
+enum block_error_action job_error(struct job *j, enum blockdev_on_error policy,
+				  enum io_operation_type operation, int os);
+
 /* Names of jobs that an earlier daemon ran: listed as failed until somebody
  * dismisses them or takes the id for a new job.
  */
@@ -88,6 +117,22 @@ void job_add_lost(struct daemon *d, const char *id, enum job_type type);
 bool job_is_settled(const struct job *j);
 
 struct job *job_find(struct daemon *d, const char *id);
+
+/* --- what clients ask for; the caller has checked that the job's state allows
+ * it (job-verbs.c)
+ */
+
+void job_cancel(struct job *j);
+void job_user_pause(struct job *j);
+void job_user_resume(struct job *j);
+void job_finalize(struct job *j); /* and its group */
+void job_dismiss(struct job *j); /* frees it */
+
+/* Does it work on a block node?  Others have no BLOCK_JOB_ events. */
+bool job_is_block(const struct job *j);
+
+/* How much it has done, and how much there is. */
+void job_progress(const struct job *j, uint64_t *offset, uint64_t *len);
 
 /* Cancel everything and call @done when no job is left that is not over. */
 void jobs_shutdown(struct daemon *d, void (*done)(struct daemon *d));

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from stillpoint_test.qmp import backup
+from stillpoint_test.qmp import QmpClosed, backup
 from stillpoint_test.target import slow_target
 
 
@@ -101,10 +101,15 @@ def test_negative_speed_is_refused(q, running):
     q.wait_job("j")
 
 
-@pytest.mark.rows("protocol.quit")
+@pytest.mark.rows("protocol.quit", "event.SHUTDOWN")
 def test_quit_cancels_jobs_and_answers_first(server, q, running):
     assert q.cmd("quit") == {}
     assert server.child.wait(10) == 0
+    assert q.choreography("j")[-4:] == [
+        "aborting", "BLOCK_JOB_CANCELLED", "concluded", "null"]
+    with pytest.raises(QmpClosed):
+        q.receive()
+    assert "SHUTDOWN" not in [e["event"] for e in q.events]
 
 
 @pytest.mark.needs("stillpoint")

@@ -21,6 +21,7 @@ def start(q, **kw):
     q.cmd("blockdev-backup", backup("disk0", "target0", "j", **kw))
 
 
+@pytest.mark.rows("jobs.choreography", "jobs.starts-with-pair")
 def test_successful_backup_goes_through_all_its_states(q, disks,
                                                        backup_node):
     disks.add()
@@ -30,7 +31,7 @@ def test_successful_backup_goes_through_all_its_states(q, disks,
     assert q.choreography("j") == SUCCESS
 
 
-@pytest.mark.rows("protocol.event-before-return")
+@pytest.mark.rows("jobs.started-before-answer", "protocol.event-before-return")
 def test_created_and_running_come_before_the_answer(q, slow):
     start(q)
     assert q.choreography("j")[:2] == ["created", "running"]
@@ -50,6 +51,7 @@ def test_completed_event_has_all_members(q, disks, backup_node):
     assert 0 <= event["timestamp"]["microseconds"] < 1000000
 
 
+@pytest.mark.rows("jobs.cancel-choreography")
 def test_cancelled_backup_aborts(q, slow):
     start(q)
     q.cmd("job-cancel", id="j")
@@ -58,7 +60,7 @@ def test_cancelled_backup_aborts(q, slow):
         "aborting", "BLOCK_JOB_CANCELLED", "concluded", "null"]
 
 
-@pytest.mark.rows("event.BLOCK_JOB_ERROR", "error.73")
+@pytest.mark.rows("jobs.error-choreography", "event.BLOCK_JOB_ERROR", "error.73")
 def test_failed_backup_reports_the_write_error(q, disks, backup_node):
     disks.add()
     backup_node(filters=["error"], parameters=["error-pwrite=EIO",
@@ -112,7 +114,7 @@ def test_jobs_of_a_transaction_start_in_reverse_order(q, disks,
         assert q.choreography(j) == SUCCESS
 
 
-@pytest.mark.rows("error.41")
+@pytest.mark.rows("jobs.manual-dismiss", "error.41")
 def test_manual_dismissal_leaves_the_job_concluded(q, disks, backup_node):
     disks.add()
     backup_node()
@@ -128,6 +130,7 @@ def test_manual_dismissal_leaves_the_job_concluded(q, disks, backup_node):
     assert q.cmd("query-jobs") == []
 
 
+@pytest.mark.rows("jobs.query", "jobs.query-block")
 def test_running_job_is_described_by_both_queries(q, slow):
     start(q, speed=8 << 20)
     (job,) = q.cmd("query-jobs")
@@ -145,6 +148,7 @@ def test_running_job_is_described_by_both_queries(q, slow):
     q.wait_job("j")
 
 
+@pytest.mark.rows("jobs.query", "jobs.query-block")
 def test_newest_job_is_listed_first(q, slow, backup_node):
     backup_node("t1")
     start(q, speed=1 << 20)

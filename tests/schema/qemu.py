@@ -26,7 +26,8 @@ import introspect               # noqa: E402
 from model import Schema        # noqa: E402
 
 # Ours alone, or newer than the oldest QEMU that we test with (7.2).
-OUR_COMMANDS = {"x-query-cuts": "ours", "query-status": "emulator only"}
+OUR_COMMANDS = {"x-query-cuts": "ours", "query-status": "emulator only",
+                "block-job-change": "QEMU 8.2"}
 ADDED = {
     "x-reason": "ours",
     "x-tls-certificates": "ours", "x-tls-psk-file": "ours",
