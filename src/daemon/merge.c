@@ -110,6 +110,7 @@ run(struct work *w)
 
 	if (!epoch_file_make(m->whole, &m->e))
 		return;
+	PARK("merge.making");
 	for (size_t i = 0; i < m->n; i++) {
 		parts[i] = m->part[i]->map;
 		epoch_merge(m->whole->map, parts[i]);

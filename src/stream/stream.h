@@ -8,7 +8,7 @@
  * way to the target and reads of its own.  Work is handed out in order of
  * offset (plan.c).  What the daemon sees is here.
  *
- * Rules (each has a test of its name in tests/unit/test-stream.c):
+ * Rules (tests/mutate/table.py names the tests of each):
  * 1. A range is reported to the view (view_reader_done) only after a flush
  *    was acknowledged on the connection (by the image) that had acknowledged
  *    the range's write before that flush was sent.

@@ -177,6 +177,14 @@ def connect():
 
 
 @pytest.fixture
+def rig(make_server, dir, make_target, connect):
+    """A Rig that is not started yet."""
+    pytest.importorskip("nbd")
+    from stillpoint_test.rig import Rig
+    return Rig(make_server(), dir, make_target, connect)
+
+
+@pytest.fixture
 def writers():
     """Keeps guest writers; kills those that a failed test left."""
     kept = []

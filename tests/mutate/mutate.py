@@ -2,28 +2,48 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Delete a rule; a named test must fail.
 
-Works in a copy of the tree: applies each mutation of mutations.py by itself,
-rebuilds the one test program and runs the one test.  Prints "killed" for a
+Works in a copy of the tree: applies each mutation of mutations*.py by itself,
+rebuilds what its test needs and runs the one test.  Prints "killed" for a
 test that failed, SURVIVED for one that did not, and exits 1 when anything
 survived, did not apply or did not compile.
 
   mutate.py [--jobs N] [--only TEXT] [--keep] [ROOT]
+
+table.py prints which mutation and which test a rule has.
+
+A test is of a program of tests/unit ("epoch"), or of a file for pytest:
+"integration/NAME" runs the whole system, "daemon/NAME" the QMP server.
 """
 
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 
-from mutations import MUTATIONS
+from table import MUTATIONS, test_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 
 # A test that a mutation makes hang has failed.
 LIMIT_S = 12
+LIMIT_SYSTEM_S = 90
+
+SYSTEM = ['src/daemon/stillpointd', 'tests/tools/counter-writer',
+          'tests/tools/load-writer',
+          'plugins/stillpoint/nbdkit-stillpoint-plugin.so']
+
+
+def targets_of(program):
+    """What ninja is to make for a test."""
+    if program.startswith('integration/'):
+        return SYSTEM
+    if program.startswith('daemon/'):
+        return ['tests/daemon/stand-in']
+    return [f'tests/unit/test-{program}']
 
 
 class Copy:
@@ -60,28 +80,53 @@ class Copy:
             sys.exit(f'the tree does not configure:\n{r.stdout[-2000:]}')
 
     def make(self, programs):
-        targets = [f'tests/unit/test-{p}' for p in sorted(set(programs))]
+        targets = sorted({t for p in programs for t in targets_of(p)})
         r = subprocess.run(['ninja', f'-j{self.jobs}', '-C', self.build,
                             *targets], capture_output=True, text=True,
                            check=False)
         return r.returncode == 0, r.stdout
 
-    def run(self, program, test):
-        """Does the test pass?  None: there is no such test, or it was
-        skipped.
+    def command(self, program, test):
+        """How one test is run: arguments, environment, seconds, and what a
+        run that passed prints.
         """
-        env = dict(os.environ, UNIT_ONLY=test)
+        if '/' not in program:
+            return ([os.path.join(self.build, f'tests/unit/test-{program}')],
+                    {'UNIT_ONLY': test}, LIMIT_S, f'[       OK ] {test}')
+        return (['/usr/bin/python3', '-m', 'pytest', '-q', '--tb=no',
+                 '-p', 'no:cacheprovider', '-rs',
+                 os.path.join(self.tree, test_file(program)) + '::' + test],
+                {'STILLPOINT_BUILD': self.build,
+                 'STAND_IN': os.path.join(self.build,
+                                          'tests/daemon/stand-in'),
+                 'PYTHONDONTWRITEBYTECODE': '1'},
+                LIMIT_SYSTEM_S, '1 passed')
+
+    def run(self, program, test):
+        """'passed', 'failed', 'skipped' or 'absent'."""
+        argv, more, limit, ok = self.command(program, test)
+        # a group of its own, so that nothing outlives a test that hangs
+        p = subprocess.Popen(argv, env=dict(os.environ, **more),
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             text=True, errors='replace',
+                             start_new_session=True)
         try:
-            r = subprocess.run(
-                [os.path.join(self.build, f'tests/unit/test-{program}')],
-                env=env, capture_output=True, text=True, check=False,
-                timeout=LIMIT_S, errors='replace')
+            said, _ = p.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            return False
-        if r.returncode == 0 and f'[       OK ] {test}' not in \
-                r.stdout + r.stderr:
-            return None
-        return r.returncode == 0
+            os.killpg(p.pid, signal.SIGTERM)
+            try:
+                p.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(p.pid, signal.SIGKILL)
+                p.communicate()
+            return 'failed'
+        if ok in said and p.returncode == 0:
+            return 'passed'
+        if 'SKIPPED' in said or '1 skipped' in said:
+            return 'skipped'
+        absent = p.returncode in (4, 5) if '/' in program \
+            else p.returncode == 0
+        return 'absent' if absent else 'failed'
 
     def apply(self, path, edits):
         """The file's text as it was, or None when an edit does not apply."""
@@ -111,7 +156,7 @@ def mutate(copy, mutation):
         if not ok:
             print(said[-2000:])
             return 'BROKEN'
-        return 'SURVIVED' if copy.run(program, test) is not False else 'killed'
+        return 'killed' if copy.run(program, test) == 'failed' else 'SURVIVED'
     finally:
         copy.write(path, before)
 
@@ -123,29 +168,23 @@ def baseline(copy, mutations):
     ok, said = copy.make([m[3] for m in mutations])
     if not ok:
         sys.exit(f'the tree does not build:\n{said[-3000:]}')
-    usable = []
+    usable, result = [], {}
     for m in mutations:
-        passed = copy.run(m[3], m[4])
-        if passed is None and 'SKIPPED' in run_text(copy, m):
+        if m[3:] not in result:
+            result[m[3:]] = copy.run(m[3], m[4])
+        if result[m[3:]] == 'skipped':
             print(f'skipped   {m[0]}: {m[4]} is skipped on this machine')
-            continue
-        if not passed:
-            sys.exit(f'{m[3]}: {m[4]} does not pass without a mutation')
-        usable.append(m)
+        elif result[m[3:]] == 'passed':
+            usable.append(m)
+        else:
+            sys.exit(f'{m[3]}: {m[4]} without a mutation: {result[m[3:]]}')
     return usable
-
-
-def run_text(copy, m):
-    r = subprocess.run([os.path.join(copy.build, f'tests/unit/test-{m[3]}')],
-                       env=dict(os.environ, UNIT_ONLY=m[4]), check=False,
-                       capture_output=True, text=True, timeout=LIMIT_S)
-    return r.stdout + r.stderr
 
 
 def main():
     args = argparse.ArgumentParser()
     args.add_argument('--jobs', type=int, default=os.cpu_count())
-    args.add_argument('--only', default='', help='rules that contain this')
+    args.add_argument('--only', default='', help='names that contain this')
     args.add_argument('--keep', action='store_true', help='keep the copy')
     args.add_argument('root', nargs='?', default=ROOT)
     a = args.parse_args()

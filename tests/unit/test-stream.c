@@ -551,6 +551,23 @@ look(struct rig *r, struct many *m)
 	}
 }
 
+/* The rig's callback looks at the thread. */
+static void
+rule_7_done_runs_once_and_on_the_loop(void **state)
+{
+	struct rig *r = *state;
+
+	rig_source(r, 32 * MB);
+	rig_fill(r, 0, 32 * MB, 1);
+	(void)captive_open(&r->server, "disk", r->size);
+	NBDKIT(r, "file", "@/disk");
+	rig_open_target(r);
+	rig_copy(r);
+	rig_run_ms(r, 50);
+	assert_int_equal(r->done, 1);
+	rig_assert_equal(r, "disk");
+}
+
 static void
 sixty_four_streams_share_the_buffers(void **state)
 {
@@ -608,6 +625,7 @@ main(void)
 		T(the_first_piece_always_goes),
 		T(a_paused_stream_stands_still),
 		T(lanes_are_as_many_as_allowed),
+		T(rule_7_done_runs_once_and_on_the_loop),
 		T(sixty_four_streams_share_the_buffers),
 		T(a_stream_over_tls),
 	};

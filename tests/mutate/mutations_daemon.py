@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The mutations of what stillpointd does: src/daemon and src/stream.
+
+Like those of mutations.py.  Rules that hold between processes are tested by
+the whole system (the programs integration/NAME).
+"""
+
+ACTIONS = 'src/daemon/bitmap-actions.c'
+BACKUP = 'src/daemon/backup.c'
+CALL = 'src/daemon/call.c'
+CUT = 'plugins/stillpoint/cut.c'
+GRAPH = 'src/daemon/graph.c'
+GUESTS = 'src/daemon/guest-server.c'
+EPOCHS = 'src/daemon/epochs.c'
+MERGE = 'src/daemon/merge.c'
+NODES = 'src/daemon/nodes.c'
+PATHS = 'src/daemon/paths.c'
+QMP = 'src/daemon/qmp-server.c'
+RECOVER = 'src/daemon/recover.c'
+REGISTRY = 'src/daemon/registry.c'
+REGISTRY_READ = 'src/daemon/registry-read.c'
+SESSION = 'src/daemon/session.c'
+SPAWN = 'src/daemon/spawn.c'
+SUPERVISOR = 'src/daemon/supervisor.c'
+TRANSACTION = 'src/daemon/transaction.c'
+UNDO = 'src/daemon/undo.c'
+LANE = 'src/stream/lane.c'
+LANE_IO = 'src/stream/lane-io.c'
+STREAM = 'src/stream/stream.c'
+
+CRASH = 'integration/crash_points'
+RULES = 'integration/rules'
+BITMAPS = 'integration/bitmaps'
+TRANSACTIONS = 'integration/transactions'
+SERVER = 'daemon/qmp_server'
+GUEST_SERVER = 'integration/nbd_server'
+
+MUTATIONS = [
+    # --- gate.h, in the whole system ---------------------------------------------
+    ('gate.h rule 2, none is inside, in the whole system', CUT,
+     [('if (!gate_wait_empty(&p->node->gate, (unsigned)left + 1))\n'
+       '\t\t\treturn false;', '(void)left;')],
+     RULES, 'test_gate_rule_2_a_cut_waits_for_writes_in_flight[node.saved]'),
+
+    # --- graph.h ----------------------------------------------------------------
+    ('graph.h rule 1, add', ACTIONS,
+     [('\tif (b->enabled)\n\t\tepoch_set_add(&b->set, c->epoch);\n'
+       '\treturn true;\n}\n\n/* --- remove', '\treturn true;\n}\n\n/* --- remove')],
+     BITMAPS, 'test_write_across_a_border_dirties_both_granules'),
+    ('graph.h rule 1, clear', ACTIONS,
+     [('\tepoch_set_clear(&b->set);\n\tif (b->enabled)\n'
+       '\t\tepoch_set_add(&b->set, c->epoch);\n',
+       '\tepoch_set_clear(&b->set);\n')],
+     BITMAPS, 'test_clear_empties_and_goes_on'),
+    ('graph.h rule 1, enable', ACTIONS,
+     [('\tb->enabled = true;\n\tepoch_set_add(&b->set, c->epoch);\n',
+       '\tb->enabled = true;\n')],
+     BITMAPS, 'test_disabled_bitmap_records_nothing_until_enabled'),
+    ('graph.h rule 1, bitmaps that a cut does not name', TRANSACTION,
+     [('\t\ttransaction_save_bitmap(t, b);\n'
+       '\t\tepoch_set_add(&b->set, c->epoch);\n',
+       '\t\ttransaction_save_bitmap(t, b);\n')],
+     RULES, 'test_graph_rule_1_bitmaps_that_a_cut_does_not_name_go_on'),
+    ('graph.h rule 1, disable', ACTIONS,
+     [('\tb->enabled = false;\n\tepoch_set_remove(&b->set, c->epoch);\n',
+       '\tb->enabled = false;\n')],
+     BITMAPS, 'test_disabled_bitmap_records_nothing_until_enabled'),
+    ('graph.h rule 2, the last bitmap goes', TRANSACTION,
+     [('arg.stop = c->node->epoch != NULL;', 'arg.stop = false;')],
+     RULES, 'test_graph_rule_2_nothing_is_recorded_without_a_bitmap'),
+    ('graph.h rule 2, the first bitmap comes', TRANSACTION,
+     [('\tif (node_records(c->node)) {\n\t\tepoch.fd = n;',
+       '\tif (c->node->epoch) {\n\t\tepoch.fd = n;')],
+     RULES, 'test_graph_rule_2_nothing_is_recorded_without_a_bitmap'),
+    ('graph.h rule 3', CUT,
+     [('\t\tn->epoch = p->epoch;\n\t\tn->epoch_id = p->epoch_id;\n'
+       '\t\tp->epoch = old;', '\t\t(void)old;')],
+     RULES, 'test_graph_rule_3_closed_epochs_do_not_change'),
+    ('graph.h rule 4, the monitor', GRAPH,
+     [('--child[i]->parents == 0 &&\n\t\t    !child[i]->monitor_owned)',
+       '--child[i]->parents == 0)')],
+     RULES, 'test_graph_rule_4_children_live_while_somebody_has_them'),
+    ('graph.h rule 4, a parent', NODES,
+     [('if (n->parents || n->views)', 'if (n->views)')],
+     'integration/nodes', 'test_node_below_another_cannot_be_deleted'),
+    ('graph.h rule 4, nobody', GRAPH,
+     [('\t\tif (child[i] && --child[i]->parents == 0 &&',
+       '\t\tif (false && child[i] && --child[i]->parents == 0 &&')],
+     RULES, 'test_graph_rule_4_children_live_while_somebody_has_them'),
+    ('graph.h rule 5', NODES,
+     [('\tstruct node *n = graph_node(a->d->graph, name);\n',
+       '\tstruct node *n = graph_node(a->d->graph, name);\n\n'
+       '\tfor (size_t i = 0; !n && i < a->n; i++)\n'
+       '\t\tif (strcmp(a->v[i]->name, name) == 0)\n'
+       '\t\t\tn = a->v[i];\n'),
+      ('\tif (!plan_children(a, n, depth, e) ||\n',
+       '\ta->v = xrealloc(a->v, a->n + 1, sizeof a->v[0]);\n'
+       '\ta->v[a->n++] = n;\n'
+       '\tif (!plan_children(a, n, depth, e) ||\n'),
+      ('\t    (o->node_name && !name_check(a, name, e)))\n'
+       '\t\treturn NULL;\n'
+       '\ta->v = xrealloc(a->v, a->n + 1, sizeof a->v[0]);\n'
+       '\ta->v[a->n++] = n;\n', '\t    false)\n\t\treturn NULL;\n')],
+     RULES, 'test_graph_rule_5_a_node_cannot_stand_on_itself'),
+    ('graph.h rule 6', NODES,
+     [('\treturn node_check_top(g, n, e);\n', '\treturn true;\n')],
+     'integration/nodes', 'test_writable_node_has_one_parent'),
+
+    # --- guest-server.h -----------------------------------------------------------
+    ('guest-server.h rule 1, once', GUESTS,
+     [('\tif (plane_is_serving(s->d->plane))\n', '\tif (false)\n')],
+     GUEST_SERVER,
+     'test_guest_server_rule_1_started_server_is_not_started_again'),
+    ('guest-server.h rule 1, not without', GUESTS,
+     [('\tif (plane_is_serving(d->plane))\n\t\treturn true;\n',
+       '\tif (true)\n\t\treturn true;\n')],
+     GUEST_SERVER, 'test_guest_server_rule_1_a_qemu_script_starts_the_server'
+     '_first'),
+    ('guest-server.h rule 2', GUESTS,
+     [('\tif (d->graph->exports) {\n', '\tif (false) {\n')],
+     GUEST_SERVER, 'test_stop_ends_all_exports_and_closes_the_address'),
+    ('guest-server.h rule 3, the address', GUESTS,
+     [('\tif (d->cfg.n_nbd == 0 && doc && doc->server)\n', '\tif (false)\n')],
+     GUEST_SERVER,
+     'test_guest_server_rule_3_address_and_exports_survive_a_kill[both]'),
+    ('guest-server.h rule 3, the port', GUESTS,
+     [('\tkeep_port(s->o, &s->l);\n', '\t(void)keep_port;\n')],
+     GUEST_SERVER,
+     'test_guest_server_rule_3_the_port_that_was_chosen_is_kept'),
+    ('guest-server.h rule 3, before the answer', GUESTS,
+     [('\t\tregistry_save(s->d->registry, on_start_saved, s);\n',
+       '\t\ton_start_saved(s, NULL);\n')],
+     RULES, 'test_guest_server_rule_3_it_is_saved_before_the_answer'),
+
+    # --- merge.h ----------------------------------------------------------------
+    ('merge.h rule 1', MERGE,
+     [('return users && f->refs == users + others && f->map;',
+       '(void)others;\n\treturn users && f->map;')],
+     CRASH, 'test_merge_rule_1_epochs_that_a_job_took_are_left_alone'),
+    ('merge.h rule 2', MERGE,
+     [('\t    count(parts, m->n, m->whole)) /* rule 2 */',
+       '\t    count(&m->whole->map, 1, m->whole))')],
+     RULES, 'test_merge_rule_2_union_that_says_more_is_dropped'),
+    ('merge.h rule 3', EPOCHS,
+     [('\tif (f->map && !f->keep)\n\t\tbury(f);\n\telse if (!f->keep)\n',
+       '\tif (!f->keep)\n')],
+     CRASH,
+     'test_merge_rule_3_crash_in_the_middle_leaves_every_bit'
+     '[nbdkit lives-merge.replaced]'),
+    ('merge.h rule 4', MERGE,
+     [('!err_is_set(&m->e) && unchanged(m);', '!err_is_set(&m->e);'),
+      ('static bool\nunchanged(', '__attribute__((unused)) static bool\n'
+       'unchanged(')],
+     RULES, 'test_merge_rule_4_sets_that_changed_meanwhile_are_left_alone'),
+
+    # --- recover.h --------------------------------------------------------------
+    ('recover.h rule 1, what the data plane has open', RECOVER,
+     [('\t\t\trecord_in(n, f); /* rule 1 */\n', '')],
+     CRASH, 'test_recover_rule_1_epoch_that_nbdkit_has_open_counts'),
+    ('recover.h rule 1, what was staged', REGISTRY_READ,
+     [('\t\tcount_staged(d, *out, staged);', '\t\t(void)count_staged;')],
+     CRASH,
+     'test_recover_rule_1_epoch_of_an_unfinished_transaction_counts'
+     '[transaction.cut]'),
+    ('recover.h rule 2', RECOVER,
+     [('\tepoch_set(f->map, 0, n->size);\n', '')],
+     RULES, 'test_recover_rule_2_what_was_not_recorded_counts_as_changed'),
+    ('recover.h rule 2, it is recorded from now on', RECOVER,
+     [('\tn->restart = true;\n', '')],
+     RULES, 'test_recover_rule_2_what_was_not_recorded_counts_as_changed'),
+    ('recover.h rule 2, its guests find it again', RECOVER,
+     [('x->in_plane = has_export(r, x->name);',
+       'x->in_plane = find_info(r, x->node->name) != NULL;'),
+      ('static bool\nhas_export(',
+       '__attribute__((unused)) static bool\nhas_export(')],
+     RULES, 'test_recover_rule_2_what_was_not_recorded_counts_as_changed'),
+    ('recover.h rule 3, another boot', RECOVER,
+     [('if (r->rebooted && from->epochs.n) {', 'if (false) {')],
+     CRASH, 'test_recover_rule_3_another_boot_makes_bitmaps_inconsistent'),
+    ('recover.h rule 3, epochs that are gone', RECOVER,
+     [('\t\t\tbitmap_set_inconsistent(b, lost);\n\t\t\treturn;\n',
+       '\t\t\terr_clear(&e);\n\t\t\tcontinue;\n')],
+     RULES, 'test_recover_rule_3_bitmap_whose_epoch_is_gone_says_so'),
+    ('recover.h rule 3, another image', RECOVER,
+     [('changed = identity_changed(n, from->identity);',
+       '(void)identity_changed;')],
+     'integration/death',
+     'test_image_changed_behind_our_back_makes_the_bitmap_inconsistent'),
+    ('recover.h rule 4', RECOVER,
+     [('registry_save(r->d->registry, on_saved, r); /* rule 4 */',
+       'on_saved(r, NULL);')],
+     RULES, 'test_recover_rule_4_new_epochs_are_saved_before_guests_write'),
+    ('recover.h rule 5, the job', RECOVER,
+     [('\t\tjob_add_lost(r->d, j->id, j->type);\n', '')],
+     'integration/death',
+     'test_running_job_is_failed_after_a_restart_and_its_bitmap_whole'),
+    ('recover.h rule 5, the bitmap', REGISTRY,
+     [('r->epochs.n = b->set.n;', 'r->epochs.n = b->taken ? 0 : b->set.n;'),
+      ('for (size_t i = 0; i < b->set.n; i++)',
+       'for (size_t i = 0; i < r->epochs.n; i++)')],
+     'integration/death',
+     'test_running_job_is_failed_after_a_restart_and_its_bitmap_whole'),
+
+    # --- registry.h -------------------------------------------------------------
+    ('registry.h rule 1', REGISTRY,
+     [('if (r->kind != STAGE && !err_is_set(&e))', 'if (true)')],
+     CRASH, 'test_registry_rule_1_files_that_it_names_are_there'),
+    ('registry.h rule 2', REGISTRY,
+     [('return r->held ? op->kind != SAVE : true;',
+       '(void)r;\n\t(void)op;\n\treturn true;')],
+     CRASH,
+     'test_registry_rule_2_nobody_saves_a_transaction_that_may_still_fail'),
+
+    # --- transaction.h ----------------------------------------------------------
+    ('transaction.h rule 1, a failure undoes', UNDO,
+     [('if (entry->abort)\n\t\t\tentry->abort(entry);',
+       'if (entry->commit)\n\t\t\tentry->commit(entry);')],
+     TRANSACTIONS, 'test_undone_bitmaps_go_on_recording_as_before'),
+    ('transaction.h rule 1, in reverse', UNDO,
+     [('void\nundo_abort(struct undo *u)\n{\n\tstruct undo_entry *entry;\n',
+       'void\nundo_abort(struct undo *u)\n{\n\tstruct undo_entry *entry;\n'
+       '\tstruct undo_entry *old = NULL;\n\n'
+       '\twhile ((entry = pop(u))) {\n\t\tentry->next = old;\n'
+       '\t\told = entry;\n\t}\n\tu->newest = old;\n')],
+     RULES, 'test_transaction_rule_1_failures_are_undone_in_reverse'),
+    ('transaction.h rule 1, the first failure ends it', TRANSACTION,
+     [('\t\tif (!prepare(t, t->actions.v[i])) {\n\t\t\tfail(t);\n'
+       '\t\t\treturn;\n\t\t}\n',
+       '\t\t(void)!prepare(t, t->actions.v[i]);\n'
+       '\terr_clear(&t->e);\n')],
+     TRANSACTIONS, 'test_first_failing_action_gives_the_error'),
+    ('transaction.h rule 2, files', TRANSACTION,
+     [('\tif (err_is_set(&t->e)) {\n\t\tfail(t);\n\t\treturn;\n\t}\n'
+       '\tPARK("transaction.made");',
+       '\terr_clear(&t->e);\n\tPARK("transaction.made");')],
+     RULES, 'test_transaction_rule_2_without_files_nothing_happens'),
+    ('transaction.h rule 2, the registry', TRANSACTION,
+     [('\tif (e) {\n\t\t(void)err_move(&t->e, e);\n\t\tfail(t);\n'
+       '\t\treturn;\n\t}\n\tPARK("transaction.staged");',
+       '\t(void)e;\n\tPARK("transaction.staged");')],
+     CRASH, 'test_registry_rule_1_files_that_it_names_are_there'),
+    ('transaction.h rule 3, who is not there', TRANSACTION,
+     [('if (!c->node->in_plane || !plane_is_up(t->d->plane))', 'if (false)')],
+     CRASH,
+     'test_transaction_rule_3_node_that_is_on_its_way_back_is_not_cut'),
+    ('transaction.h rule 3, all or nothing', TRANSACTION,
+     [('\tif (err_is_set(&t->e))\n\t\task_abort(t);\n\telse\n\t\task_commit(t);',
+       '\terr_clear(&t->e);\n\t(void)ask_abort;\n\task_commit(t);')],
+     RULES, 'test_transaction_rule_3_a_part_that_fails_stops_the_cut'),
+    ('transaction.h rule 4, publish', TRANSACTION,
+     [('registry_publish(t->d->registry, published, t);',
+       'published(t, NULL);')],
+     'integration/death',
+     'test_nodes_devices_and_bitmaps_are_back_after_a_restart'),
+    ('transaction.h rule 4, in reverse', UNDO,
+     [('void\nundo_commit(struct undo *u)\n{\n\tstruct undo_entry *entry;\n',
+       'void\nundo_commit(struct undo *u)\n{\n\tstruct undo_entry *entry;\n'
+       '\tstruct undo_entry *old = NULL;\n\n'
+       '\twhile ((entry = pop(u))) {\n\t\tentry->next = old;\n'
+       '\t\told = entry;\n\t}\n\tu->newest = old;\n')],
+     'integration/events', 'test_jobs_of_a_transaction_start_in_reverse_order'),
+    ('transaction.h rule 5', TRANSACTION,
+     [('\tassume_cut(t);\n', '\t(void)assume_cut;\n')],
+     CRASH, 'test_transaction_rule_5_unanswered_cut_counts_for_every_bitmap'),
+
+    # --- paths.h ----------------------------------------------------------------
+    ('paths.h rule 1', PATHS,
+     [('RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS', 'RESOLVE_NO_MAGICLINKS')],
+     'paths', 'rule_1_links_and_dots_that_lead_out_are_refused'),
+    ('paths.h rule 1, whole names', PATHS,
+     [('!= len || memcmp(a, b, len) != 0)', '< len || memcmp(a, b, len) != 0)')],
+     'paths', 'rule_1_a_name_that_only_begins_alike_is_outside'),
+    ('paths.h rule 2', PATHS,
+     [('RESOLVE_BENEATH |', 'RESOLVE_IN_ROOT |')],
+     'paths', 'rule_2_absolute_links_count_as_leaving'),
+    ('paths.h rule 3', PATHS,
+     [('if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))', 'if (false)')],
+     'paths', 'rule_3_directories_and_devices_are_refused'),
+    ('paths.h rule 4', PATHS,
+     [('\t*os = EXDEV;\n',
+       '\t*os = EXDEV;\n\tif (p->n == 0)\n'
+       '\t\treturn open(name, O_PATH | O_CLOEXEC);\n')],
+     'paths', 'rule_4_without_a_directory_nothing_opens'),
+
+    # --- qmp-server.h -----------------------------------------------------------
+    ('qmp-server.h rule 1', SESSION,
+     [('return !s->dead && !s->call && !s->server->closing &&',
+       'return !s->dead && !s->server->closing &&')],
+     SERVER, 'test_rule_1_fast_requests_wait_behind_a_slow_one'),
+    ('qmp-server.h rule 2, changes wait', SESSION,
+     [('if (c->info && !c->info->is_query)', 'if (false)')],
+     SERVER, 'test_rule_2_changes_of_other_sessions_wait_their_turn'),
+    ('qmp-server.h rule 2, queries do not', SESSION,
+     [('if (c->info && !c->info->is_query)', 'if (c->info)')],
+     SERVER, 'test_rule_2_queries_run_at_once'),
+    ('qmp-server.h rule 3', CALL,
+     [('\tif (c->session)\n\t\tsession_send(c->session, c->out.text',
+       '\tif (true)\n\t\tsession_send(c->session, c->out.text')],
+     SERVER, 'test_rule_3_a_command_outlives_its_client'),
+    ('qmp-server.h rule 4', SESSION,
+     [('unsigned share = QMP_TURN_REQUESTS;', 'unsigned share = 1000000;')],
+     SERVER, 'test_rule_4_one_wake_up_serves_sixteen_requests'),
+    ('qmp-server.h rule 5, sessions', QMP,
+     [('if (s->n_sessions >= QMP_MAX_SESSIONS) {', 'if (false) {')],
+     SERVER, 'test_rule_5_there_are_sixty_four_sessions_and_not_one_more'),
+    ('qmp-server.h rule 5, a slow reader', SESSION,
+     [('!s->server->closing &&\n\t       s->out.size <= QMP_OUT_SOFT;',
+       '!s->server->closing;')],
+     SERVER, 'test_rule_5_requests_of_a_slow_reader_are_not_read'),
+    ('qmp-server.h rule 5, all output', QMP,
+     [('if (s->out_total > QMP_OUT_TOTAL) {', 'if (false) {')],
+     SERVER, 'test_rule_5_all_output_together_is_bounded'),
+    ('qmp-server.h rule 5, all input', QMP,
+     [('} else if (s->in_total > QMP_IN_TOTAL) {', '} else if (false) {')],
+     SERVER, 'test_rule_5_all_unfinished_input_together_is_bounded'),
+    ('qmp-server.h rule 5, what waits', QMP,
+     [('if (s->held_total && s->held_total + c->bytes > QMP_HELD_TOTAL)',
+       'if (false)')],
+     SERVER, 'test_rule_5_large_requests_that_wait_are_limited'),
+    ('qmp-server.h rule 6', QMP,
+     [('\t\tif (!x->negotiated)\n\t\t\tcontinue;\n', '')],
+     SERVER, 'test_rule_6_events_go_to_all_who_negotiated_and_nobody_else'),
+
+    # --- supervisor.h -----------------------------------------------------------
+    ('supervisor.h rule 1', SUPERVISOR,
+     [('&s->nbd[i], 0, e)) {', '&s->nbd[i], LISTEN_BIND_ONLY, e)) {')],
+     'supervisor', 'rule_1_a_guest_waits_while_none_runs'),
+    ('supervisor.h rule 2, a session', SPAWN,
+     [('\t(void)setsid();\n', '')],
+     'supervisor', 'rule_2_it_has_a_session_of_its_own'),
+    ('supervisor.h rule 2, it survives', SUPERVISOR,
+     [('\tif (runs)\n\t\tforget_process(s);\n',
+       '\tsupervisor_kill(s);\n\tif (runs)\n\t\tforget_process(s);\n'
+       '\tlisteners_close(&s->listeners, true);\n')],
+     'supervisor', 'rule_2_it_survives_its_supervisor'),
+    ('supervisor.h rule 3', SUPERVISOR,
+     [('\tev_io_start(s->loop->ev, &s->gone);\n',
+       '\tif (child)\n\t\tev_io_start(s->loop->ev, &s->gone);\n')],
+     'supervisor', 'rule_3_the_death_of_an_adopted_one_is_noticed'),
+    ('supervisor.h rule 4, again', SUPERVISOR,
+     [('\tschedule_restart(s);\n\treturn true;', '\treturn true;'),
+      ('static void\nschedule_restart(',
+       '__attribute__((unused)) static void\nschedule_restart(')],
+     'supervisor', 'rule_4_it_is_started_again_on_the_same_sockets'),
+    ('supervisor.h rule 4, five times', SUPERVISOR,
+     [('s->deaths >= SUPERVISOR_MAX_QUICK', 's->deaths >= 2')],
+     'supervisor', 'rule_4_one_that_never_works_is_given_up'),
+    ('supervisor.h rule 4, one that worked', SUPERVISOR,
+     [('else if (!s->confirmed && s->deaths', 'else if (s->deaths')],
+     'supervisor', 'rule_4_one_that_once_worked_is_never_given_up'),
+    ('supervisor.h rule 5, another one', SUPERVISOR,
+     [('\ts->replacing = s->run.pid != 0;\n\tsupervisor_kill(s);\n',
+       '\ts->replacing = s->run.pid != 0;\n')],
+     'supervisor', 'rule_5_other_addresses_take_another_nbdkit'),
+    ('supervisor.h rule 5, it idles', SUPERVISOR,
+     [('return s->listeners.n ? &s->listeners : &s->idling;',
+       'return &s->listeners;')],
+     'supervisor', 'rule_5_other_addresses_take_another_nbdkit'),
+
+    # --- stream.h ---------------------------------------------------------------
+    ('stream.h rule 1, a flush', LANE_IO,
+     [('\t\tif (info_of(l)->can_flush)\n',
+       '\t\tview_reader_done(s->o.reader, done.off, done.len);\n'
+       '\t\tif (info_of(l)->can_flush)\n')],
+     'stream', 'a_range_is_done_only_after_a_flush'),
+    ('stream.h rule 1, before that flush', LANE_IO,
+     [('\tuint64_t bytes = l->flushing.bytes;\n',
+       '\tuint64_t bytes;\n\n\twhile (ranges_take(&l->acked, UINT64_MAX, &r))\n'
+       '\t\tranges_add(&l->flushing, r.off, r.len, r.flags);\n'
+       '\tbytes = l->flushing.bytes;\n')],
+     'stream', 'a_flush_covers_only_what_came_before_it'),
+    ('stream.h rule 2, what was not flushed', LANE_IO,
+     [('\tstream_give_back_ranges(l->s, &l->acked);\n',
+       '\tstream_durable(l->s, l->acked.bytes);\n'
+       '\tfor (struct run r; ranges_take(&l->acked, UINT64_MAX, &r);)\n'
+       '\t\t;\n')],
+     'stream-failure', 'what_was_not_flushed_is_sent_again'),
+    ('stream.h rule 2, no byte counts twice', LANE_IO,
+     [('\tdone.flags |= RUN_COUNTED;\n', '')],
+     'stream-failure', 'what_was_not_flushed_is_sent_again'),
+    ('stream.h rule 3, a hung server', LANE,
+     [('#define DRAIN_NS (100 * MS_NS)', '#define DRAIN_NS (3000 * MS_NS)')],
+     'stream-failure', 'cancel_does_not_wait_for_a_hung_server'),
+    ('stream.h rule 3, who waits', STREAM,
+     [('\tatomic_store(&s->stop, why);\n\tkick_all_locked(s, false);\n',
+       '\tatomic_store(&s->stop, why);\n')],
+     'stream-failure', 'cancel_does_not_wait_for_a_connection'),
+    ('stream.h rule 4, holes', LANE_IO,
+     [('\tif (info_of(l)->can_zero) {\n\t\tp->zeroed',
+       '\tif (false) {\n\t\tp->zeroed')],
+     'stream', 'copy_is_equal_and_zeroes_do_not_travel'),
+    ('stream.h rule 4, written zeroes', LANE_IO,
+     [('if (zero && (n >= PLAN_MIN_ZERO || n == len) &&',
+       'if (false &&')],
+     'stream', 'copy_is_equal_and_zeroes_do_not_travel'),
+    ('stream.h rule 5, the tail', LANE_IO,
+     [('return end == l->s->limit && to <= l->s->room ? to - end : 0;',
+       '(void)to;\n\treturn 0;')],
+     'stream', 'a_tail_is_padded_where_the_target_has_room'),
+    ('stream.h rule 5, the rest', LANE_IO,
+     [('\t\t\t\t     l->s->plan.align, &zero);', '\t\t\t\t     512, &zero);'),
+      ('if (zero && (n >= PLAN_MIN_ZERO || n == len) &&', 'if (zero &&')],
+     'stream', 'requests_respect_block_sizes'),
+    ('stream.h rule 7', STREAM,
+     [('\tif (s->running == 0)\n\t\tloop_post(s->o.loop, &s->finished_task);\n'
+       '\tmtx_unlock(&s->lock);\n',
+       '\tlast = s->running == 0;\n\tmtx_unlock(&s->lock);\n'
+       '\tif (last)\n\t\ts->o.done(s, s->o.opaque);\n')],
+     'stream', 'rule_7_done_runs_once_and_on_the_loop'),
+]
