@@ -74,6 +74,9 @@ on_stream_error(struct stream *s, enum stream_side side, const struct err *e,
 		side == STREAM_SOURCE ? b->on_source_error : b->on_target_error;
 
 	(void)s;
+	/* it was cancelled: nothing is worth resting or trying for */
+	if (b->draining)
+		on = BLOCKDEV_ON_ERROR_REPORT;
 	switch (tell_error(b, side, on, e->os)) {
 	case BLOCK_ERROR_ACTION_IGNORE:
 		log_warn("job '%s' tries again: %s", b->job.id, e->msg);

@@ -196,6 +196,74 @@ paths_open(const struct paths *p, const char *filename, int flags, int *out,
 	return true;
 }
 
+/* A new file in the directory where @name would be. */
+static bool
+make(const struct paths *p, const char *filename, struct made_file *made,
+     int *out, struct err *e)
+{
+	AUTO(free) char *name = make_absolute(p, filename);
+	char *base = strrchr(name, '/') + 1;
+	AUTO(close) int dir = -1;
+	AUTO(close) int fd = -1;
+	struct stat st;
+	int os;
+
+	if (!base[0] || strcmp(base, ".") == 0 || strcmp(base, "..") == 0)
+		return err_set(e, ERR_GENERIC, EISDIR, "Could not create '%s'",
+			       filename);
+	base[-1] = '\0';
+	dir = find(p, name[0] ? name : "/", &os);
+	if (dir < 0)
+		return not_found(p, filename, os, e);
+	fd = openat(dir, base,
+		    O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC |
+			    O_NOCTTY,
+		    0644);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_set(e, ERR_GENERIC, errno, "Could not create '%s'",
+			       filename);
+	*made = (struct made_file){ .dir = steal_fd(&dir),
+				    .name = xstrdup(base),
+				    .device = st.st_dev,
+				    .inode = st.st_ino };
+	*out = steal_fd(&fd);
+	return true;
+}
+
+bool
+paths_create(const struct paths *p, const char *filename,
+	     struct made_file *made, int *fd, struct err *e)
+{
+	struct err first = ERR_INIT;
+
+	if (paths_open(p, filename, O_RDWR, fd, &first))
+		return true;
+	if (first.os != ENOENT || !filename[0])
+		return err_move(e, &first);
+	return make(p, filename, made, fd, e);
+}
+
+void
+made_file_remove(struct made_file *made)
+{
+	struct stat st;
+
+	if (made->dir >= 0 &&
+	    fstatat(made->dir, made->name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    st.st_dev == made->device && st.st_ino == made->inode)
+		(void)unlinkat(made->dir, made->name, 0);
+	made_file_keep(made);
+}
+
+void
+made_file_keep(struct made_file *made)
+{
+	if (made->dir >= 0)
+		(void)close(made->dir);
+	free(made->name);
+	*made = (struct made_file)MADE_FILE_INIT;
+}
+
 bool
 paths_socket(const struct paths *p, const char *filename, char **out,
 	     struct err *e)

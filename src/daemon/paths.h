@@ -13,11 +13,14 @@
  * 3. Only regular files and block devices open; anything else is looked at,
  *    but not opened (opening a FIFO or a watchdog has effects).
  * 4. Without any allowed directory nothing opens.
+ * 5. A file is made only below an allowed directory, and what is taken back is
+ *    the file that was made, whatever its name means by then.
  */
 #ifndef DAEMON_PATHS_H
 #define DAEMON_PATHS_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "base/err.h"
 
@@ -40,6 +43,31 @@ bool paths_allow(struct paths *p, const char *dir, struct err *e) MUST_CHECK;
  */
 bool paths_open(const struct paths *p, const char *filename, int flags, int *fd,
 		struct err *e) MUST_CHECK;
+
+/* A file that was made.  Zeroed with @dir -1: none. */
+struct made_file {
+	int dir; /* owned: its directory (O_PATH); -1: nothing was made */
+	char *name; /* owned: in @dir */
+	dev_t device;
+	ino_t inode;
+};
+
+#define MADE_FILE_INIT    \
+	{                 \
+		.dir = -1 \
+	}
+
+/* Any thread; may block.  As paths_open for reading and writing, but a file
+ * that is not there is made, empty, with mode 0644 less the umask: @made says
+ * that it was.  Nothing is cut off of one that is there.  @e: as above, and
+ *   "Could not create 'X': ..."
+ */
+bool paths_create(const struct paths *p, const char *filename,
+		  struct made_file *made, int *fd, struct err *e) MUST_CHECK;
+
+/* Any thread.  Take it back, or leave it there; either way @made is none. */
+void made_file_remove(struct made_file *made);
+void made_file_keep(struct made_file *made);
 
 /* Any thread; may block.  Where a socket file named @filename would be: its
  * directory is resolved as above, *out (owned by the caller) is a canonical

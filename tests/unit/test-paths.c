@@ -303,6 +303,106 @@ a_file_opens_for_writing_as_asked(void **state)
 	assert_string_equal(content(s, name_in(s, "in/disk")), "Disk");
 }
 
+static void
+refused_to_make(struct scene *s, const char *rest, const char *text)
+{
+	struct made_file made = MADE_FILE_INIT;
+
+	assert_false(
+		paths_create(s->paths, name_in(s, rest), &made, &s->fd, &s->e));
+	if (!strstr(s->e.msg, text))
+		fail_msg("%s: %s", rest, s->e.msg);
+	assert_int_equal(made.dir, -1);
+	err_clear(&s->e);
+}
+
+static void
+a_file_that_is_not_there_is_made(void **state)
+{
+	struct made_file made = MADE_FILE_INIT;
+	struct scene *s = *state;
+	struct stat st;
+
+	assert_ok(paths_create(s->paths, name_in(s, "in/sub/new"), &made,
+			       &s->fd, &s->e),
+		  &s->e);
+	assert_true(made.dir >= 0);
+	assert_int_equal(pwrite(s->fd, "new", 3, 0), 3);
+	(void)close(s->fd);
+	made_file_keep(&made);
+	assert_string_equal(content(s, name_in(s, "in/sub/new")), "new");
+	assert_int_equal(stat(name_in(s, "in/sub/new"), &st), 0);
+	assert_int_equal(st.st_mode & 0133, 0);
+}
+
+static void
+a_file_that_is_there_is_opened_and_not_taken_back(void **state)
+{
+	struct made_file made = MADE_FILE_INIT;
+	struct scene *s = *state;
+
+	assert_ok(paths_create(s->paths, name_in(s, "in/disk"), &made, &s->fd,
+			       &s->e),
+		  &s->e);
+	(void)close(s->fd);
+	assert_int_equal(made.dir, -1);
+	made_file_remove(&made);
+	assert_string_equal(content(s, name_in(s, "in/disk")), "disk");
+}
+
+static void
+rule_5_nothing_is_made_outside(void **state)
+{
+	struct scene *s = *state;
+
+	refused_to_make(s, "out/new", "outside the allowed directories");
+	refused_to_make(s, "in/../out/new", "outside");
+	refused_to_make(s, "in/bad-dir/new", "outside");
+	refused_to_make(s, "in/sub/../../out/new", "outside");
+	refused_to_make(s, "in/none/new", "No such file or directory");
+	refused_to_make(s, "in/disk/new", "Not a directory");
+	refused_to_make(s, "in/fifo", "not a regular file");
+	refused_to_make(s, "in/sub/", "not a regular file");
+	refused_to_make(s, "in/sub/none/..", "");
+	/* a link without a target could lead anywhere when somebody makes it */
+	make_link(s, "../out/later", "in/dangling");
+	refused_to_make(s, "in/dangling", "");
+	make_link(s, "later", "in/dangling-inside");
+	refused_to_make(s, "in/dangling-inside", "File exists");
+	assert_int_equal(access(name_in(s, "out/new"), F_OK), -1);
+	assert_int_equal(access(name_in(s, "out/later"), F_OK), -1);
+	assert_int_equal(access(name_in(s, "in/later"), F_OK), -1);
+}
+
+static void
+rule_5_what_was_made_is_taken_back_and_nothing_else(void **state)
+{
+	struct made_file made = MADE_FILE_INIT, other = MADE_FILE_INIT;
+	struct scene *s = *state;
+
+	assert_ok(paths_create(s->paths, name_in(s, "in/new"), &made, &s->fd,
+			       &s->e),
+		  &s->e);
+	(void)close(s->fd);
+	made_file_remove(&made);
+	assert_int_equal(made.dir, -1);
+	assert_int_equal(access(name_in(s, "in/new"), F_OK), -1);
+	/* somebody puts another file in its place */
+	assert_ok(paths_create(s->paths, name_in(s, "in/new"), &other, &s->fd,
+			       &s->e),
+		  &s->e);
+	write_file(name_in(s, "in/mine"), "mine");
+	{
+		char from[200];
+
+		(void)snprintf(from, sizeof from, "%s/in/mine", s->top);
+		assert_int_equal(rename(from, name_in(s, "in/new")), 0);
+	}
+	(void)close(s->fd);
+	made_file_remove(&other);
+	assert_string_equal(content(s, name_in(s, "in/new")), "mine");
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int
@@ -324,6 +424,10 @@ main(void)
 		TEST(names_that_are_too_long_are_refused),
 		TEST(what_is_allowed_must_be_a_directory),
 		TEST(a_file_opens_for_writing_as_asked),
+		TEST(a_file_that_is_not_there_is_made),
+		TEST(a_file_that_is_there_is_opened_and_not_taken_back),
+		TEST(rule_5_nothing_is_made_outside),
+		TEST(rule_5_what_was_made_is_taken_back_and_nothing_else),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
