@@ -4,6 +4,8 @@
  * The epoch that the cut opens is named by sets that go on recording, and by
  * no other.
  */
+#include "daemon/bitmap-actions.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,35 +16,28 @@
 #define NAME_MAX_BYTES      1023
 #define DEFAULT_GRANULARITY (64 * KiB)
 
-static struct node *
-find_node(struct transaction *t, const char *name, struct err *e)
+struct bitmap *
+bitmap_lookup(struct graph *g, const char *node, const char *name,
+	      struct err *e)
 {
-	struct node *n =
-		graph_device_or_node(transaction_daemon(t)->graph, name);
+	struct node *n = graph_device_or_node(g, node);
+	struct bitmap *b = NULL;
 
 	if (!n)
-		(void)err_set(e, ERR_GENERIC, 0, "Node '%s' not found", name);
-	return n;
+		(void)err_set(e, ERR_GENERIC, 0, "Node '%s' not found", node);
+	else if (!name[0])
+		(void)err_set(e, ERR_GENERIC, 0, "Bitmap name cannot be empty");
+	else if (!(b = node_bitmap(n, name)))
+		(void)err_set(e, ERR_GENERIC, 0, "Dirty bitmap '%s' not found",
+			      name);
+	return b;
 }
 
 static struct bitmap *
 find_bitmap(struct transaction *t, const char *node, const char *name,
 	    struct err *e)
 {
-	struct node *n = find_node(t, node, e);
-	struct bitmap *b;
-
-	if (!n)
-		return NULL;
-	if (!name[0]) {
-		(void)err_set(e, ERR_GENERIC, 0, "Bitmap name cannot be empty");
-		return NULL;
-	}
-	b = node_bitmap(n, name);
-	if (!b)
-		(void)err_set(e, ERR_GENERIC, 0, "Dirty bitmap '%s' not found",
-			      name);
-	return b;
+	return bitmap_lookup(transaction_daemon(t)->graph, node, name, e);
 }
 
 /* --- add ----------------------------------------------------------------------- */

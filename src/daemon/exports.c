@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "daemon/bitmap-actions.h"
 #include "daemon/daemon.h"
 #include "daemon/guest-server.h"
 #include "daemon/ids.h"
@@ -39,21 +40,18 @@ check_bitmap(struct graph *g, const struct export *x,
 {
 	bool local = ref->type == JSON_STRING;
 	const char *name = local ? ref->u.local : ref->u.external->name;
-	const struct node *n =
-		local ? x->node
-		      : graph_device_or_node(g, ref->u.external->node);
-	const struct bitmap *b;
+	const struct bitmap *b =
+		local ? node_bitmap(x->node, name)
+		      : bitmap_lookup(g, ref->u.external->node, name, e);
 
-	if (!n)
-		return err_set(e, ERR_GENERIC, 0, "Node '%s' not found",
-			       ref->u.external->node);
-	b = node_bitmap(n, name);
-	if (!b)
+	if (local && !b)
 		return err_set(e, ERR_GENERIC, 0, "Bitmap '%s' is not found",
 			       name);
+	if (!b)
+		return false;
 	if (!bitmap_check(b, BITMAP_BUSY | BITMAP_INCONSISTENT, e))
 		return false;
-	if (local && !x->options->writable && !n->read_only && b->enabled)
+	if (local && !x->options->writable && !x->node->read_only && b->enabled)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Enabled bitmap '%s' incompatible with readonly "
 			       "export",

@@ -264,7 +264,7 @@ bitmap_check(const struct bitmap *b, unsigned what, struct err *e)
 			       "Bitmap '%s' is currently in use by another "
 			       "operation and cannot be used",
 			       b->name);
-	if (what & BITMAP_READONLY && b->node->read_only)
+	if (what & BITMAP_READONLY && b->persistent && b->node->read_only)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Bitmap '%s' is readonly and cannot be modified",
 			       b->name);

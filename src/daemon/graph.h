@@ -144,7 +144,9 @@ bool node_check_top(struct graph *g, const struct node *n, struct err *e)
 
 struct bitmap *node_bitmap(const struct node *n, const char *name);
 
-/* The checks that QEMU makes before it uses a bitmap, in its order. */
+/* The checks that QEMU makes before it uses a bitmap, in its order.  Readonly
+ * are the persistent bitmaps of a read-only node: they belong to its image.
+ */
 enum bitmap_check {
 	BITMAP_BUSY = 1,
 	BITMAP_READONLY = 2,

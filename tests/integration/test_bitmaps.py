@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Bitmap commands: what they record and what they refuse."""
+import hashlib
+import os
+
 import pytest
 
 from stillpoint_test.qmp import action, backup
+
+nbd = pytest.importorskip("nbd")
 
 K = 65536
 
@@ -21,7 +26,7 @@ def count(q, name="b"):
     return q.bitmap("disk0", name)["count"]
 
 
-@pytest.mark.rows("bitmaps.add")
+@pytest.mark.rows("bitmaps.add", "bitmaps.granularity-default")
 def test_new_bitmap_is_empty_recording_and_listed(q, disk):
     add(q)
     assert q.bitmap("disk0", "b") == {
@@ -50,6 +55,16 @@ def test_discard_is_recorded_where_discards_are_passed_on(q, disks, connect):
     assert count(q) == K
 
 
+@pytest.mark.rows("bitmaps.discard")
+def test_discard_that_is_not_passed_on_changes_and_records_nothing(q, disk):
+    before = bytes(disk.pread(K, 2 * K))
+    assert before != bytes(K)
+    add(q)
+    disk.trim(K, 2 * K)
+    assert count(q) == 0
+    assert bytes(disk.pread(K, 2 * K)) == before
+
+
 @pytest.mark.rows("bitmaps.set-not-by-reads")
 def test_reads_and_flushes_are_not_recorded(q, disk):
     add(q)
@@ -74,7 +89,8 @@ def test_overlapping_writes_count_once(q, disk):
 
 
 @pytest.mark.parametrize("granularity", [512, 4096, 1 << 20, 1 << 31])
-@pytest.mark.rows("bitmaps.granularity-edges", "bitmaps.count")
+@pytest.mark.rows("bitmaps.granularity-edges", "bitmaps.large-granule",
+                  "bitmaps.count")
 def test_granularity_rounds_outwards(q, disks, disk, granularity):
     add(q, granularity=granularity)
     disk.pwrite(b"x", 100)
@@ -315,3 +331,224 @@ def test_bitmap_without_commands_costs_nothing_at_query(q, disk):
     assert len(node["dirty-bitmaps"]) == 200
     assert all(b["count"] == K for b in node["dirty-bitmaps"])
     assert node["dirty-bitmaps"][0]["name"] == "b199"   # newest first
+
+
+# --- failed writes -------------------------------------------------------------
+
+
+@pytest.mark.rows("bitmaps.set-by-failed-writes")
+def test_write_that_fails_is_recorded(server, q, dir, make_target, connect):
+    t = make_target().file(os.path.join(dir, "bad.raw"), 1 << 20,
+                           filters=["error"], parameters=[
+                               "error-pwrite=EIO", "error-pwrite-rate=100%"])
+    q.cmd("blockdev-add", t.blockdev("bad"))
+    q.cmd("block-export-add", type="nbd", id="e", name="bad", node_name="bad",
+          writable=True)
+    q.cmd("block-dirty-bitmap-add", node="bad", name="b")
+    h = connect(server.uri("bad"))
+    with pytest.raises(nbd.Error):
+        h.pwrite(b"x" * 4096, 5 * K)
+    assert q.bitmap("bad", "b")["count"] == K
+
+
+# --- names of devices ------------------------------------------------------------
+
+
+@pytest.mark.needs("device-names")
+@pytest.mark.rows("bitmaps.device-name")
+def test_every_command_takes_a_devices_name(q, disks, connect):
+    disks.node("disk0")
+    disks.export("disk0", id="virtio0")
+    q.cmd("block-dirty-bitmap-add", node="virtio0", name="b")
+    q.cmd("block-dirty-bitmap-add", node="virtio0", name="c")
+    connect(disks.uri()).pwrite(b"x", 0)
+    for command in ("disable", "enable", "clear"):
+        q.cmd("block-dirty-bitmap-" + command, node="virtio0", name="b")
+    assert count(q) == 0
+    q.cmd("block-dirty-bitmap-merge", node="virtio0", target="b",
+          bitmaps=["c", {"node": "virtio0", "name": "c"}])
+    assert count(q) == K
+    q.cmd("x-debug-block-dirty-bitmap-sha256", node="virtio0", name="b")
+    q.cmd("block-dirty-bitmap-remove", node="virtio0", name="b")
+    assert q.bitmap("disk0", "b") is None
+
+
+# --- the hash -------------------------------------------------------------------
+
+
+def hash_of(q, name="b", node="disk0"):
+    return q.cmd("x-debug-block-dirty-bitmap-sha256", node=node,
+                 name=name)["sha256"]
+
+
+def expected(size, granularity, dirty):
+    """SHA-256 of the bits of these granules, as QEMU lays them out."""
+    granules = (size + granularity - 1) // granularity
+    bits = bytearray(max(1, (granules + 63) // 64) * 8)
+    for i in dirty:
+        bits[i // 8] |= 1 << i % 8
+    return hashlib.sha256(bits).hexdigest()
+
+
+@pytest.mark.rows("bitmaps.sha256")
+@pytest.mark.parametrize("size, granularity", [
+    (16 << 20, K), (16 << 20, 512), (16 << 20, 1 << 31),
+    ((1 << 20) + 512, 512), (100 * K, K), (65 * K, K), (64 * K, K)])
+def test_hash_is_that_of_the_bits(q, disks, connect, size, granularity):
+    disks.add(size=size)
+    h = connect(disks.uri())
+    add(q, granularity=granularity)
+    assert hash_of(q) == expected(size, granularity, [])
+    granules = (size + granularity - 1) // granularity
+    dirty = {0, granules - 1, granules // 2} | set(
+        range(granules // 3, min(granules // 3 + 70, granules)))
+    for i in dirty:
+        h.pwrite(b"x", i * granularity)
+    assert hash_of(q) == expected(size, granularity, dirty)
+
+
+def test_hash_knows_neither_name_nor_flags(q, disk):
+    add(q, "a")
+    disk.pwrite(b"x" * 3 * K, 10 * K)
+    add(q, "copy", disabled=True)
+    q.cmd("block-dirty-bitmap-merge", node="disk0", target="copy",
+          bitmaps=["a"])
+    assert hash_of(q, "a") == hash_of(q, "copy")
+    q.cmd("block-dirty-bitmap-clear", node="disk0", name="copy")
+    assert hash_of(q, "a") != hash_of(q, "copy")
+
+
+def test_hash_of_what_is_not_there_is_refused(q, disk):
+    name = "x-debug-block-dirty-bitmap-sha256"
+    assert q.error(name, node="disk0", name="zz").desc == \
+        "Dirty bitmap 'zz' not found"
+    assert q.error(name, node="zz", name="b").desc in (
+        "Node 'zz' not found", "Cannot find device='zz' nor node-name='zz'",
+        "Cannot find device='' nor node-name='zz'")
+
+
+@pytest.mark.rows("bitmaps.sha256-any-state")
+def test_hash_of_a_busy_bitmap_is_what_its_job_took(q, busy, disks, disk):
+    want = expected(disks.size, K, range(128))
+    assert hash_of(q) == want
+    disk.pwrite(b"x", 200 * K)
+    assert hash_of(q) == want
+
+
+# --- inconsistent and readonly bitmaps --------------------------------------------
+
+
+REFUSED = "Bitmap 'b' is inconsistent and cannot be used"
+
+
+@pytest.fixture
+def torn(server, q, disks, connect):
+    """Bitmap b is inconsistent: somebody wrote to the image meanwhile."""
+    path = disks.add("disk0")
+    add(q)
+    connect(disks.uri()).pwrite(b"x", 0)
+    assert server.stop() == 0
+    with open(path, "r+b") as f:
+        f.write(b"behind our back")
+    server.start()
+    disks.q = server.qmp()
+    return disks.q
+
+
+@pytest.mark.needs("restart")
+@pytest.mark.rows("bitmaps.query-any-state", "bitmaps.sha256-any-state")
+def test_inconsistent_bitmap_is_shown_with_the_reason(torn, disks):
+    info = torn.bitmap("disk0", "b")
+    assert info.pop("x-reason")
+    assert info == {"name": "b", "count": 0, "granularity": K,
+                    "recording": False, "busy": False, "persistent": False,
+                    "inconsistent": True}
+    assert hash_of(torn) == expected(disks.size, K, [])
+
+
+@pytest.mark.needs("restart")
+@pytest.mark.rows("bitmaps.clear-refuses", "bitmaps.enable-disable-refuse",
+                  "bitmaps.merge-target-refuses", "error.19",
+                  "bitmaps.merge-source-refuses", "transaction.clear-refuses",
+                  "exports.add-bitmap-busy")
+def test_inconsistent_bitmap_is_of_no_use(torn, backup_node):
+    q = torn
+    for command in ("clear", "enable", "disable"):
+        assert q.error("block-dirty-bitmap-" + command, node="disk0",
+                       name="b").desc == REFUSED
+        assert q.error("transaction", actions=[
+            action("block-dirty-bitmap-" + command, node="disk0",
+                   name="b")]).desc == REFUSED
+    add(q, "c")
+    for target, source in (("b", "c"), ("c", "b")):
+        assert q.error("block-dirty-bitmap-merge", node="disk0",
+                       target=target, bitmaps=[source]).desc == REFUSED
+    assert q.error("block-export-add", {
+        "type": "nbd", "id": "e", "name": "e", "node-name": "disk0",
+        "bitmaps": ["b"]}).desc == REFUSED
+    assert q.error("blockdev-backup", backup(
+        "disk0", "disk0", "j", sync="bitmap", bitmap="b",
+        bitmap_mode="never")).desc == REFUSED
+
+
+@pytest.mark.needs("restart")
+@pytest.mark.rows("bitmaps.remove-inconsistent")
+def test_inconsistent_bitmap_can_be_removed(torn):
+    torn.cmd("block-dirty-bitmap-remove", node="disk0", name="b")
+    assert torn.bitmap("disk0", "b") is None
+    add(torn)
+
+
+@pytest.fixture
+def still(q, disks):
+    """Bitmap b is persistent on a read-only node, bitmap c is not."""
+    disks.node("disk0", read_only=True)
+    add(q, persistent=True)
+    add(q, "c")
+
+
+READONLY = "Bitmap 'b' is readonly and cannot be modified"
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("bitmaps.readonly-disk", "bitmaps.remove-refuses",
+                  "bitmaps.clear-refuses", "bitmaps.merge-target-refuses",
+                  "transaction.clear-refuses", "error.18")
+def test_readonly_bitmap_is_not_changed(q, still):
+    for command in ("clear", "remove"):
+        assert q.error("block-dirty-bitmap-" + command, node="disk0",
+                       name="b").desc == READONLY
+        assert q.error("transaction", actions=[
+            action("block-dirty-bitmap-" + command, node="disk0",
+                   name="b")]).desc == READONLY
+    assert q.error("block-dirty-bitmap-merge", node="disk0", target="b",
+                   bitmaps=["c"]).desc == READONLY
+    q.cmd("block-dirty-bitmap-clear", node="disk0", name="c")
+    q.cmd("block-dirty-bitmap-remove", node="disk0", name="c")
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("bitmaps.enable-disable-refuse",
+                  "bitmaps.merge-source-refuses")
+def test_readonly_bitmap_can_be_read_and_switched(q, still):
+    q.cmd("block-dirty-bitmap-disable", node="disk0", name="b")
+    q.cmd("block-dirty-bitmap-enable", node="disk0", name="b")
+    q.cmd("block-dirty-bitmap-merge", node="disk0", target="c",
+          bitmaps=["b"])
+
+
+# --- clusters of jobs -------------------------------------------------------------
+
+
+@pytest.mark.rows("bitmaps.cluster-rounding")
+@pytest.mark.parametrize("granularity, length", [
+    (512, K), (32768, K), (K, K), (1 << 20, 1 << 20)])
+def test_job_copies_whole_clusters(q, disks, disk, backup_node, granularity,
+                                   length):
+    add(q, granularity=granularity)
+    disk.pwrite(b"x", (4 << 20) + 512)
+    backup_node()
+    q.cmd("blockdev-backup", backup("disk0", "target0", "j",
+                                    sync="incremental", bitmap="b"))
+    event = q.wait_job("j")
+    assert (event["data"]["offset"], event["data"]["len"]) == (length, length)

@@ -274,7 +274,7 @@ def test_bitmap_of_an_export_is_looked_for_first(q, disks):
     q.cmd("block-dirty-bitmap-add", node="disk0", name="b")
     assert add_error(q, bitmaps=["zz"]).desc == "Bitmap 'zz' is not found"
     assert add_error(q, bitmaps=[{"node": "disk0", "name": "zz"}]).desc == \
-        "Bitmap 'zz' is not found"
+        "Dirty bitmap 'zz' not found"
     assert add_error(q, bitmaps=["b"]).desc == \
         "Enabled bitmap 'b' incompatible with readonly export"
     assert q.cmd("query-block-exports") == []
@@ -301,6 +301,7 @@ def test_metadata_contexts_for_guests_are_refused_with_the_reason(q, disks,
 
 
 @pytest.mark.rows("exports.add-bitmap-busy")
+@pytest.mark.needs("stillpoint")
 def test_busy_bitmap_is_refused_for_an_export(q, disks, backup_node):
     disks.node("disk0")
     backup_node()
@@ -315,6 +316,7 @@ def test_busy_bitmap_is_refused_for_an_export(q, disks, backup_node):
 
 
 @pytest.mark.rows("exports.add-writethrough", "exports.fua")
+@pytest.mark.needs("stillpoint")
 def test_writethrough_flushes_before_it_answers(server, q, dir, make_target,
                                                 connect):
     """The image is on a server that logs what it is asked for."""
@@ -396,6 +398,7 @@ def test_many_requests_in_flight_are_all_answered(disks, connect):
 
 
 @pytest.mark.rows("exports.errors")
+@pytest.mark.needs("qemu-10")
 def test_requests_past_the_end_fail(disks, connect):
     disks.add("disk0")
     h = connect(disks.uri("disk0"))

@@ -95,6 +95,7 @@ def test_guest_server_rule_1_started_server_is_not_started_again(k, dir):
     assert e.desc == "NBD server already running"
 
 
+@pytest.mark.needs("stillpoint")
 def test_guest_server_rule_2_a_running_backup_notices_nothing(
         k, dir, connect, make_target):
     path = node(k, dir)
@@ -114,6 +115,7 @@ def test_guest_server_rule_2_a_running_backup_notices_nothing(
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["daemon", "both"])
+@pytest.mark.needs("stillpoint")
 def test_guest_server_rule_3_address_and_exports_survive_a_kill(
         quiet, k, dir, connect, both):
     where = os.path.join(dir, "guests.sock")
@@ -133,6 +135,7 @@ def test_guest_server_rule_3_address_and_exports_survive_a_kill(
     assert not os.path.exists(where)
 
 
+@pytest.mark.needs("stillpoint")
 def test_guest_server_rule_3_the_port_that_was_chosen_is_kept(quiet, k, dir,
                                                               connect):
     node(k, dir)
@@ -144,6 +147,7 @@ def test_guest_server_rule_3_the_port_that_was_chosen_is_kept(quiet, k, dir,
     assert connect("nbd://127.0.0.1:%s/n0" % port).get_size() == SIZE
 
 
+@pytest.mark.needs("stillpoint")
 def test_guest_server_rule_3_stopped_server_stays_stopped(quiet, k, dir):
     where = os.path.join(dir, "guests.sock")
     k.cmd("nbd-server-start", addr=unix(where))
@@ -155,6 +159,7 @@ def test_guest_server_rule_3_stopped_server_stays_stopped(quiet, k, dir):
         "NBD server not running"
 
 
+@pytest.mark.needs("stillpoint")
 def test_remembered_address_that_is_taken_does_not_keep_clients_out(
         quiet, k, dir, connect):
     node(k, dir)
@@ -177,6 +182,7 @@ def test_remembered_address_that_is_taken_does_not_keep_clients_out(
 
 
 @pytest.mark.rows("exports.start-inet")
+@pytest.mark.needs("stillpoint")
 def test_inet_address_takes_qemus_members(quiet, k, dir, connect):
     node(k, dir)
     with socket.socket() as taken:
@@ -192,6 +198,7 @@ def test_inet_address_takes_qemus_members(quiet, k, dir, connect):
     assert connect("nbd://127.0.0.1:%s/n0" % port).get_size() == SIZE
 
 
+@pytest.mark.needs("stillpoint")
 def test_empty_host_means_every_interface(quiet, k, dir, connect):
     node(k, dir)
     k.cmd("nbd-server-start", addr=inet(0, host=""))
@@ -222,11 +229,13 @@ def test_empty_host_means_every_interface(quiet, k, dir, connect):
      "abstract socket 'a' is refused: every user of the host could connect "
      "to it"),
 ], ids=lambda v: v["type"] if isinstance(v, dict) else "")
+@pytest.mark.needs("stillpoint")
 def test_address_that_cannot_be_used_is_refused(k, addr, desc):
     assert k.error("nbd-server-start", addr=addr).desc == desc
     assert k.error("nbd-server-stop").desc == "NBD server not running"
 
 
+@pytest.mark.needs("stillpoint")
 def test_links_do_not_lead_a_socket_out_of_the_allowed_directories(
         k, dir, tmp_path):
     os.symlink(str(tmp_path), os.path.join(dir, "out"))
@@ -236,6 +245,7 @@ def test_links_do_not_lead_a_socket_out_of_the_allowed_directories(
     assert os.listdir(str(tmp_path)) == []
 
 
+@pytest.mark.needs("stillpoint")
 def test_address_in_use_is_named_and_the_server_can_be_started_elsewhere(
         k, dir):
     where = os.path.join(dir, "taken.sock")
@@ -248,6 +258,7 @@ def test_address_in_use_is_named_and_the_server_can_be_started_elsewhere(
 
 
 @pytest.mark.rows("exports.start-tls")
+@pytest.mark.needs("stillpoint")
 def test_tls_is_that_of_the_configuration(make_server, dir, connect):
     key = os.path.join(dir, "keys.psk")
     with open(key, "w", opener=lambda p, f: os.open(p, f, 0o600)) as f:
@@ -275,6 +286,7 @@ def test_tls_is_that_of_the_configuration(make_server, dir, connect):
 
 @pytest.mark.rows("exports.start-max-connections", "exports.start-handshake")
 @pytest.mark.parametrize("limit, places", [(2, 2), (0, 110), (None, 100)])
+@pytest.mark.needs("qemu-10")
 def test_max_connections_is_the_number_of_clients(k, dir, limit, places):
     where = os.path.join(dir, "guests.sock")
     more = {} if limit is None else {"max-connections": limit}
@@ -392,6 +404,7 @@ def test_old_add_names_the_export_after_the_device(server, q, disks, connect):
 
 
 @pytest.mark.rows("exports.legacy-add-device")
+@pytest.mark.needs("device-names")
 def test_old_add_takes_a_device_or_a_node(q, disks):
     disks.node("n0")
     disks.export("n0", id="virtio0")

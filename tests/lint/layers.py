@@ -31,6 +31,7 @@ MAY_USE = {
 # Headers of other projects, and the folders that may include them.
 OWNER = {
     'yajl/': {'json'},
+    'gnutls/': {'daemon', 'pull'},
     'libnbd.h': {'block', 'stream'},
     'zlib.h': {'block'},
     'zstd.h': {'block'},

@@ -48,6 +48,7 @@ class Daemon:
         self.nbd_unix = os.path.join(self.dir, name + "-nbd.sock")
         self.nbd_port = procs.free_port()
         self.extra = []         # further options, kept over restarts
+        self.serves = True      # False: no address for guests at the start
 
     def argv(self):
         raise NotImplementedError
@@ -140,7 +141,6 @@ class Stillpoint(Daemon):
         super().__init__(directory, name)
         self.state = state or os.path.join(self.dir, name + "-state")
         self.allow = [str(a) for a in (allow or [self.dir])]
-        self.serves = True      # False: no --nbd, until nbd-server-start
         # A place of its own in shared memory, so that nothing is left behind
         # there; None: the daemon's default.
         self.shm = None
@@ -202,12 +202,13 @@ class StorageDaemon(Daemon):
     program = "qemu-storage-daemon"
 
     def argv(self):
+        nbd = ["--nbd-server", "addr.type=unix,addr.path=%s,"
+               "max-connections=0" % self.nbd_unix]
         return [self.program,
                 "--chardev", "socket,id=qmp0,path=%s,server=on,wait=off"
                 % self.qmp_unix,
                 "--monitor", "chardev=qmp0",
                 "--chardev", "socket,id=qmp1,host=127.0.0.1,port=%d,"
                 "server=on,wait=off" % self.qmp_port,
-                "--monitor", "chardev=qmp1",
-                "--nbd-server", "addr.type=unix,addr.path=%s,"
-                "max-connections=0" % self.nbd_unix] + self.extra
+                "--monitor", "chardev=qmp1"
+                ] + (nbd if self.serves else []) + self.extra
