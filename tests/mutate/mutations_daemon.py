@@ -281,6 +281,14 @@ MUTATIONS = [
        '\t*os = EXDEV;\n\tif (p->n == 0)\n'
        '\t\treturn open(name, O_PATH | O_CLOEXEC);\n')],
      'paths', 'rule_4_without_a_directory_nothing_opens'),
+    ('paths.h rule 5, made inside', PATHS,
+     [('dir = find(p, name[0] ? name : "/", &os);',
+       'dir = open(name, O_PATH | O_CLOEXEC); os = errno;'),
+      ('if (first.os != ENOENT || !filename[0])', 'if (0)')],
+     'paths', 'rule_5_nothing_is_made_outside'),
+    ('paths.h rule 5, taken back', PATHS,
+     [('st.st_dev == made->device && st.st_ino == made->inode)', 'true)')],
+     'paths', 'rule_5_what_was_made_is_taken_back_and_nothing_else'),
 
     # --- qmp-server.h -----------------------------------------------------------
     ('qmp-server.h rule 1', SESSION,

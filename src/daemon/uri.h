@@ -11,16 +11,16 @@
  * the others are QEMU's and are taken as they are.  A user before HOST is
  * ignored: there is no TLS to be had this way.
  */
-#ifndef DAEMON_NBD_URI_H
-#define DAEMON_NBD_URI_H
+#ifndef DAEMON_URI_H
+#define DAEMON_URI_H
 
 #include "schema/qmp-types.h"
 
 /* Does @name begin with "nbd:" or "nbd+SOMETHING:"? */
-bool nbd_uri_is(const char *name);
+bool uri_is_nbd(const char *name);
 
 /* Any thread.  *out is owned by the caller.  Error: "No valid URL specified". */
-bool nbd_uri_parse(const char *name, struct blockdev_options_nbd **out,
+bool uri_parse_nbd(const char *name, struct blockdev_options_nbd **out,
 		   struct err *e) MUST_CHECK;
 
 #endif

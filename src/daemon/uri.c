@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "daemon/nbd-uri.h"
+#include "daemon/uri.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #define EXPORT_NAME  ":exportname="
 
 bool
-nbd_uri_is(const char *name)
+uri_is_nbd(const char *name)
 {
 	return strncmp(name, "nbd:", 4) == 0 ||
 	       (strncmp(name, "nbd+", 4) == 0 && strchr(name, ':'));
@@ -184,7 +184,7 @@ parse_old(const char *rest)
 }
 
 bool
-nbd_uri_parse(const char *name, struct blockdev_options_nbd **out,
+uri_parse_nbd(const char *name, struct blockdev_options_nbd **out,
 	      struct err *e)
 {
 	static const struct {

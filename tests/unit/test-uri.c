@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Tests of daemon/nbd-uri.
+ * Tests of daemon/uri.
  */
-#include "daemon/nbd-uri.h"
+#include "daemon/uri.h"
 
 #include <stdlib.h>
 
@@ -88,8 +88,8 @@ good_names_are_taken_apart(void **state)
 		struct err e = ERR_INIT;
 
 		print_message("%s\n", r->name);
-		assert_true(nbd_uri_is(r->name));
-		assert_ok(nbd_uri_parse(r->name, &o, &e), &e);
+		assert_true(uri_is_nbd(r->name));
+		assert_ok(uri_parse_nbd(r->name, &o, &e), &e);
 		same(o->export, r->export);
 		if (r->path) {
 			assert_int_equal(o->server->type,
@@ -112,8 +112,8 @@ bad_names_are_refused(void **state)
 		struct err e = ERR_INIT;
 
 		print_message("%s\n", bad[i]);
-		assert_true(nbd_uri_is(bad[i]));
-		assert_fails(nbd_uri_parse(bad[i], &o, &e), &e,
+		assert_true(uri_is_nbd(bad[i]));
+		assert_fails(uri_parse_nbd(bad[i], &o, &e), &e,
 			     "No valid URL specified");
 		assert_null(o);
 	}
@@ -131,7 +131,7 @@ a_name_may_end_anywhere(void **state)
 			struct blockdev_options_nbd *o = NULL;
 			struct err e = ERR_INIT;
 
-			if (!nbd_uri_parse(part, &o, &e))
+			if (!uri_parse_nbd(part, &o, &e))
 				assert_null(o);
 		}
 	}
@@ -141,11 +141,11 @@ static void
 other_names_are_none(void **state)
 {
 	(void)state;
-	assert_false(nbd_uri_is("/nbd:/x"));
-	assert_false(nbd_uri_is("nbd"));
-	assert_false(nbd_uri_is("nbds://h/x"));
-	assert_false(nbd_uri_is("nbd+x"));
-	assert_false(nbd_uri_is("disk.img"));
+	assert_false(uri_is_nbd("/nbd:/x"));
+	assert_false(uri_is_nbd("nbd"));
+	assert_false(uri_is_nbd("nbds://h/x"));
+	assert_false(uri_is_nbd("nbd+x"));
+	assert_false(uri_is_nbd("disk.img"));
 }
 
 int
