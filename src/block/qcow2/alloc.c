@@ -90,6 +90,8 @@ reserve(struct qcow2 *q, uint64_t want)
 	r = reserve_old(q, want, SCAN_PARTS);
 	if (!r && !s->runs)
 		r = reserve_new(q, want);
+	if (r == EFBIG && want > 1)
+		r = reserve_new(q, 1); /* the file may grow a little */
 	if (r == ENOSPC && !s->runs) {
 		/* an image on a device: look everywhere */
 		s->hint = 0;

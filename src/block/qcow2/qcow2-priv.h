@@ -21,7 +21,8 @@
  *  4. What a write moves but does not change (the rest of a cluster that came
  *     from a backing file, a snapshot, a compressed cluster) is behind a
  *     barrier before the entry that maps it.  So a power cut loses no flushed
- *     data; a sector that was written and not flushed may be old, new or zero.
+ *     data; a sector that was written and not flushed may be new, zero or what
+ *     it was at any time before (unreadable, if it was written compressed).
  *  5. Space is freed late: a refcount goes down only after the entry that gave
  *     the cluster up is behind a barrier, and while nobody holds space (see
  *     block_hold).  Until then the cluster is neither reused nor punched.

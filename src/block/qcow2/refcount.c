@@ -295,23 +295,32 @@ write_blocks(struct qcow2 *q, const struct region *g, uint64_t *table)
 	return r;
 }
 
-/* Rule 2: the blocks are durable; name them. */
+/* Rule 2: the blocks are durable; name them.  The last ones count the clusters
+ * of all of them (see struct region), so they are named first: a block that is
+ * named is counted.  Entries of one sector are written in this order; between
+ * sectors there is a barrier.
+ */
 static int
 name_blocks(struct qcow2 *q, const struct region *g, const uint64_t *table)
 {
-	unsigned bits = q->g.refblock_bits;
-	uint64_t last = (region_end(g) - 1) >> bits;
+	uint64_t first = g->first >> q->g.refblock_bits;
+	uint64_t last = (region_end(g) - 1) >> q->g.refblock_bits;
+	uint64_t sector = UINT64_MAX;
 	int r = 0;
 
-	for (uint64_t i = g->first >> bits; i <= last && !r; i++) {
+	for (uint64_t i = last + 1; i > first && !r; i--) {
+		uint64_t at = q->h.reftable_offset + (i - 1) * 8;
 		uint8_t raw[8];
 
-		if (q->reftable[i] == table[i])
+		if (q->reftable[i - 1] == table[i - 1])
 			continue;
-		be64_put(raw, table[i]);
-		r = qcow2_meta_write(q, raw, sizeof raw,
-				     q->h.reftable_offset + i * 8);
-		q->reftable[i] = table[i];
+		if (sector != UINT64_MAX && sector != at / 512)
+			r = qcow2_barrier(q);
+		sector = at / 512;
+		be64_put(raw, table[i - 1]);
+		if (!r)
+			r = qcow2_meta_write(q, raw, sizeof raw, at);
+		q->reftable[i - 1] = table[i - 1];
 	}
 	return r;
 }

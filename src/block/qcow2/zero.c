@@ -286,7 +286,7 @@ step(struct qcow2 *q, const struct job *j)
 	struct job head = *j, body = *j, tail = *j;
 	int r = 0;
 
-	if (a >= z)
+	if (a > z)
 		return j->discard ? 0 : zero_part(q, j);
 	head.len = a - j->off;
 	body.off = a;
@@ -295,7 +295,7 @@ step(struct qcow2 *q, const struct job *j)
 	tail.len = end - z;
 	if (!j->discard && head.len)
 		r = zero_part(q, &head);
-	if (!r)
+	if (!r && body.len)
 		r = whole(q, body);
 	if (!r && !j->discard && tail.len)
 		r = zero_part(q, &tail);
