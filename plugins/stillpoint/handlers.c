@@ -18,6 +18,9 @@
  */
 #define REMOVE_MS 2000
 
+/* The same while the gate is closed. */
+#define QUIET_MS 50
+
 static bool
 find_node(struct link_call *call, const char *name, struct node **n,
 	  struct err *e)
@@ -257,11 +260,20 @@ link_view_close(struct link_call *call, const struct link_view_close_args *arg,
 	/* from now on no write saves anything for it */
 	a->told = true;
 	cbw_give_up(a->cbw);
+	if (!cbw_is_quiet(a->cbw, REMOVE_MS))
+		return err_set(e, ERR_GENERIC, 0,
+			       "a copy of node '%s' does not end", arg->node);
 	gate_close(&n->gate);
 	if (!gate_wait_empty(&n->gate, REMOVE_MS)) {
 		gate_open(&n->gate);
 		return err_set(e, ERR_GENERIC, 0,
 			       "a write to node '%s' does not end", arg->node);
+	}
+	/* of a write that had begun before we gave up */
+	if (!cbw_is_quiet(a->cbw, QUIET_MS)) {
+		gate_open(&n->gate);
+		return err_set(e, ERR_GENERIC, 0,
+			       "a copy of node '%s' does not end", arg->node);
 	}
 	*p = a->next;
 	gate_open(&n->gate);

@@ -4,6 +4,10 @@
  * copies each run of them in one go and publishes them as SAVED.  Granules
  * that another thread is saving are waited for, always after our own are
  * published, so that two writes never wait for each other.
+ *
+ * With a time limit each run is copied by a thread of its own, so that the
+ * write can stop waiting for a disk that hangs.  The granules stay SAVING
+ * until the copy ends, whenever that is.
  */
 #include "view/cbw.h"
 
@@ -35,7 +39,19 @@ struct cbw {
 	struct mtx lock; /* LOCK_CBW */
 	pthread_cond_t saved; /* some granule left SAVING */
 	_Atomic unsigned waiting; /* threads in wait_saved() */
+	unsigned helpers; /* threads of limited copies; under @lock */
 };
+
+/* A copy with a time limit. */
+struct copy {
+	struct cbw *c; /* borrowed: cbw_free waits for it */
+	uint64_t g, end;
+	int error;
+	bool over; /* under c->lock */
+	bool left; /* under c->lock: the write did not wait for the end */
+};
+
+static bool wait_until_locked(struct cbw *c, uint64_t deadline) NEEDS(c->lock);
 
 bool
 cbw_new(const struct cbw_options *o, struct cbw **out, struct err *e)
@@ -71,6 +87,11 @@ cbw_new(const struct cbw_options *o, struct cbw **out, struct err *e)
 void
 cbw_free(struct cbw *c)
 {
+	PARK("cbw.ending");
+	mtx_lock(&c->lock);
+	while (c->helpers)
+		mtx_wait(&c->lock, &c->saved);
+	mtx_unlock(&c->lock);
 	view_unref(c->view);
 	for (size_t i = 0; i < c->dirty.n; i++)
 		epoch_unref(c->mask[i]);
@@ -145,14 +166,46 @@ copy_range(struct cbw *c, uint64_t off, uint64_t end)
 	return 0;
 }
 
-static unsigned
-elapsed_ms(const struct timespec *since)
+/* Monotonic, never 0. */
+static uint64_t
+now_ms(void)
 {
-	struct timespec now;
+	struct timespec t;
 
-	(void)clock_gettime(CLOCK_MONOTONIC, &now);
-	return (unsigned)((now.tv_sec - since->tv_sec) * 1000 +
-			  (now.tv_nsec - since->tv_nsec) / 1000000);
+	(void)clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000 + 1;
+}
+
+/* Wait for news.  False: it is @deadline (0: there is none). */
+static bool
+wait_until_locked(struct cbw *c, uint64_t deadline)
+{
+	uint64_t now;
+
+	if (!deadline) {
+		mtx_wait(&c->lock, &c->saved);
+		return true;
+	}
+	now = now_ms();
+	if (now >= deadline)
+		return false;
+	(void)mtx_wait_ms(&c->lock, &c->saved,
+			  (unsigned)min_u64(deadline - now, 1000));
+	return true;
+}
+
+bool
+cbw_is_quiet(struct cbw *c, unsigned ms)
+{
+	uint64_t deadline = now_ms() + ms;
+	bool quiet;
+
+	mtx_lock(&c->lock);
+	while (c->helpers && wait_until_locked(c, deadline))
+		;
+	quiet = c->helpers == 0;
+	mtx_unlock(&c->lock);
+	return quiet;
 }
 
 static void
@@ -172,54 +225,151 @@ publish(struct cbw *c, uint64_t g, uint64_t end, enum view_state state)
 	}
 }
 
-/* Granules [g, end) are ours in SAVING: copy and publish them. */
+/* Granules [g, end), which are ours in SAVING, to the store. */
 static int
-save_claimed(struct cbw *c, uint64_t g, uint64_t end)
+copy_granules(struct cbw *c, uint64_t g, uint64_t end)
 {
 	uint64_t granule = view_granule(c->view);
-	uint64_t off = g * granule;
-	uint64_t stop = min_u64(end * granule, view_size(c->view));
-	struct timespec start;
 	int r;
 
 	PARK("cbw.claimed");
-	if (c->timeout_ms)
-		(void)clock_gettime(CLOCK_MONOTONIC, &start);
-	r = copy_range(c, off, stop);
-	if (!r && c->timeout_ms && elapsed_ms(&start) > c->timeout_ms)
-		r = ETIMEDOUT;
+	r = copy_range(c, g * granule,
+		       min_u64(end * granule, view_size(c->view)));
 	PARK("cbw.copied");
-	if (!r) {
-		atomic_fetch_add_explicit(&c->saved_bytes, stop - off,
-					  memory_order_relaxed);
-		publish(c, g, end, VIEW_SAVED);
-		view_count_save(c->view);
-		return 0;
-	}
-	r = save_failed(c, r);
-	publish(c, g, end, VIEW_NEEDED);
 	return r;
 }
 
-/* Wait until nobody saves granule @g. */
 static void
-wait_saved(struct cbw *c, uint64_t g)
+publish_saved(struct cbw *c, uint64_t g, uint64_t end)
 {
+	uint64_t granule = view_granule(c->view);
+
+	atomic_fetch_add_explicit(&c->saved_bytes,
+				  min_u64(end * granule, view_size(c->view)) -
+					  g * granule,
+				  memory_order_relaxed);
+	publish(c, g, end, VIEW_SAVED);
+	view_count_save(c->view);
+}
+
+static void *
+copy_thread(void *arg)
+{
+	struct copy *p = arg;
+	struct cbw *c = p->c;
+	int r = copy_granules(c, p->g, p->end);
+	bool left;
+
+	mtx_lock(&c->lock);
+	p->error = r;
+	p->over = true;
+	left = p->left;
+	(void)pthread_cond_broadcast(&c->saved);
+	mtx_unlock(&c->lock);
+	if (left) {
+		if (r)
+			publish(c, p->g, p->end, VIEW_NEEDED);
+		else
+			publish_saved(c, p->g, p->end);
+		free(p);
+	}
+	mtx_lock(&c->lock);
+	c->helpers--;
+	(void)pthread_cond_broadcast(&c->saved);
+	mtx_unlock(&c->lock);
+	return NULL;
+}
+
+static bool
+start_copy(struct copy *p)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	bool ok;
+
+	if (pthread_attr_init(&attr))
+		return false;
+	(void)pthread_attr_setstacksize(&attr, 4 * COPY_MAX);
+	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	mtx_lock(&p->c->lock);
+	p->c->helpers++;
+	ok = pthread_create(&thread, &attr, copy_thread, p) == 0;
+	p->c->helpers -= !ok;
+	mtx_unlock(&p->c->lock);
+	(void)pthread_attr_destroy(&attr);
+	return ok;
+}
+
+/* As copy_granules, but at @deadline it is ETIMEDOUT, and *left when the copy
+ * still goes on: whoever makes it publishes the granules.
+ */
+static int
+copy_in_time(struct cbw *c, uint64_t g, uint64_t end, uint64_t deadline,
+	     bool *left)
+{
+	struct copy *p = calloc(1, sizeof *p);
+	int r;
+
+	if (p)
+		*p = (struct copy){ .c = c, .g = g, .end = end };
+	if (!p || !start_copy(p)) { /* so it is judged when it is over */
+		free(p);
+		r = copy_granules(c, g, end);
+		return r == 0 && now_ms() >= deadline ? ETIMEDOUT : r;
+	}
+	mtx_lock(&c->lock);
+	while (!p->over && wait_until_locked(c, deadline))
+		;
+	*left = p->left = !p->over;
+	r = p->error;
+	mtx_unlock(&c->lock);
+	if (*left)
+		return ETIMEDOUT;
+	free(p);
+	return r;
+}
+
+/* Granules [g, end) are ours in SAVING: copy and publish them. */
+static int
+save_claimed(struct cbw *c, uint64_t g, uint64_t end, uint64_t deadline)
+{
+	bool left = false;
+	int r = deadline ? copy_in_time(c, g, end, deadline, &left)
+			 : copy_granules(c, g, end);
+
+	if (!r) {
+		publish_saved(c, g, end);
+		return 0;
+	}
+	r = save_failed(c, r);
+	if (!left)
+		publish(c, g, end, VIEW_NEEDED);
+	return r;
+}
+
+/* Wait until nobody saves granule @g; as long as a save of our own may take. */
+static int
+wait_saved(struct cbw *c, uint64_t g, uint64_t deadline)
+{
+	int r = 0;
+
 	mtx_lock(&c->lock);
 	atomic_fetch_add(&c->waiting, 1);
 	atomic_thread_fence(memory_order_seq_cst);
 	PARK("cbw.wait");
-	while (view_get(c->view, g) == VIEW_SAVING)
-		mtx_wait(&c->lock, &c->saved);
+	while (!r && view_get(c->view, g) == VIEW_SAVING)
+		if (!wait_until_locked(c, deadline))
+			r = ETIMEDOUT;
 	atomic_fetch_sub(&c->waiting, 1);
 	mtx_unlock(&c->lock);
+	return r ? save_failed(c, r) : 0;
 }
 
 /* Claim as many granules from *g on as are NEEDED, in one run, and save
  * them.  Moves *g behind them.
  */
 static int
-save_run(struct cbw *c, uint64_t *g, uint64_t end)
+save_run(struct cbw *c, uint64_t *g, uint64_t end, uint64_t deadline)
 {
 	uint64_t first = *g;
 	uint64_t max = COPY_MAX / view_granule(c->view);
@@ -230,20 +380,20 @@ save_run(struct cbw *c, uint64_t *g, uint64_t end)
 	       view_move(c->view, *g, VIEW_NEEDED, VIEW_SAVING, &os))
 		(*g)++;
 	if (*g > first)
-		return save_claimed(c, first, *g);
+		return save_claimed(c, first, *g, deadline);
 	return os ? save_failed(c, os) : 0;
 }
 
 /* Make granules [g, end), which belong to the view, safe to overwrite. */
 static int
-save_granules(struct cbw *c, uint64_t g, uint64_t end)
+save_granules(struct cbw *c, uint64_t g, uint64_t end, uint64_t deadline)
 {
 	while (g < end && !view_broken(c->view)) {
 		int r = 0;
 
 		switch (view_get(c->view, g)) {
-		case VIEW_NEEDED: r = save_run(c, &g, end); break;
-		case VIEW_SAVING: wait_saved(c, g); break;
+		case VIEW_NEEDED: r = save_run(c, &g, end, deadline); break;
+		case VIEW_SAVING: r = wait_saved(c, g, deadline); break;
 		case VIEW_SAVED:
 		case VIEW_DONE: g++; break;
 		}
@@ -259,15 +409,20 @@ cbw_before_write(struct cbw *c, uint64_t off, uint64_t len)
 	uint64_t granule = view_granule(c->view);
 	uint64_t end = min_u64(round_up(off + len, granule), c->dirty.size);
 	uint64_t start, stop, at = round_down(off, granule);
+	uint64_t deadline = 0;
 	int r;
 
 	if (view_broken(c->view))
 		return 0;
+	if (c->timeout_ms)
+		deadline = now_ms() + c->timeout_ms;
 	if (c->dirty.n == 0)
-		return save_granules(c, at / granule, div_up(end, granule));
+		return save_granules(c, at / granule, div_up(end, granule),
+				     deadline);
 	while (at < end && dirty_next_in(&c->dirty, at, end, &start, &stop)) {
 		r = save_granules(c, start / granule,
-				  div_up(min_u64(stop, end), granule));
+				  div_up(min_u64(stop, end), granule),
+				  deadline);
 		if (r)
 			return r;
 		at = max_u64(stop, round_up(stop, granule));

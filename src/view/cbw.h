@@ -32,8 +32,10 @@ struct cbw_options {
 	size_t n;
 	uint64_t unit; /* the mask is rounded outwards to this */
 	enum cbw_policy policy;
-	unsigned timeout_ms; /* a save that took longer counts as failed;
-			      * 0: no limit */
+	/* A write that has waited so long for saves counts them as failed
+	 * (ETIMEDOUT); 0: no limit.  With a limit every save costs a thread.
+	 */
+	unsigned timeout_ms;
 	/* Called once, in the thread that broke the view. */
 	void (*broken)(void *opaque, int os);
 	void *opaque;
@@ -42,6 +44,7 @@ struct cbw_options {
 /* Everything in @o is consumed, also on failure. */
 bool cbw_new(const struct cbw_options *o, struct cbw **out, struct err *e)
 	MUST_CHECK;
+/* Waits for copies that no write waits for any more. */
 void cbw_free(struct cbw *c);
 DEFINE_CLEANUP(struct cbw, cbw_free);
 
@@ -55,6 +58,9 @@ int cbw_before_write(struct cbw *c, uint64_t off, uint64_t len);
  * now on, and its @broken is not called.
  */
 void cbw_give_up(struct cbw *c);
+
+/* Is there no such copy, or does the last end within @ms? */
+bool cbw_is_quiet(struct cbw *c, unsigned ms);
 
 /* How many bytes were copied to the store. */
 uint64_t cbw_saved_bytes(const struct cbw *c);

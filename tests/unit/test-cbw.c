@@ -104,21 +104,39 @@ break_guest_write_a_write_that_failed_may_be_tried_again(void **state)
 	scene_destroy(&s);
 }
 
+/* --- cbw-timeout: a disk that hangs, which is a thread that is parked ------- */
+
 static void
 break_snapshot_a_save_that_takes_too_long_breaks_the_view(void **state)
 {
 	struct scene s;
 
 	(void)state;
+	step_reset();
 	scene_init(&s,
-		   &(struct scene_options){ .size = SIZE, .timeout_ms = 10 });
+		   &(struct scene_options){ .size = SIZE, .timeout_ms = 300 });
 	assert_int_equal(scene_write(&s, 0, 512, 0xaa), 0);
 	assert_int_equal(view_broken(s.view), 0);
-	s.image->read_ms = 30;
+	assert_int_equal(scene_state(&s, 0), VIEW_SAVED);
+	step_arm("cbw.claimed");
 	assert_int_equal(scene_write(&s, GRANULE, 512, 0xaa), 0);
 	assert_int_equal(view_broken(s.view), ETIMEDOUT);
 	assert_int_equal(s.broken_os, ETIMEDOUT);
+	assert_int_equal(s.image->writes, 2);
+	assert_false(cbw_is_quiet(s.cbw, 1));
+	step_end();
 	scene_destroy(&s);
+}
+
+static void
+hung_scene(struct scene *s)
+{
+	step_reset();
+	scene_init(s, &(struct scene_options){ .size = SIZE,
+					       .policy = CBW_BREAK_GUEST_WRITE,
+					       .timeout_ms = 50 });
+	step_arm("cbw.claimed");
+	assert_int_equal(scene_write(s, 0, 512, 0xaa), ETIMEDOUT);
 }
 
 static void
@@ -127,15 +145,76 @@ break_guest_write_a_save_that_takes_too_long_fails_the_write(void **state)
 	struct scene s;
 
 	(void)state;
-	scene_init(&s, &(struct scene_options){ .size = SIZE,
-						.policy = CBW_BREAK_GUEST_WRITE,
-						.timeout_ms = 10 });
-	s.image->read_ms = 30;
-	assert_int_equal(scene_write(&s, 0, 512, 0xaa), ETIMEDOUT);
+	hung_scene(&s);
 	assert_int_equal(s.image->writes, 0);
 	assert_int_equal(view_broken(s.view), 0);
-	assert_int_equal(scene_state(&s, 0), VIEW_NEEDED);
+	/* the copy goes on */
+	assert_int_equal(scene_state(&s, 0), VIEW_SAVING);
+	step_release("cbw.claimed");
+	assert_true(cbw_is_quiet(s.cbw, 10000));
+	assert_int_equal(scene_state(&s, 0), VIEW_SAVED);
+	assert_int_equal(scene_write(&s, 0, 512, 0xaa), 0);
+	scene_check_pattern(&s, 0, GRANULE);
+	step_end();
 	scene_destroy(&s);
+}
+
+static void
+a_copy_that_fails_after_its_time_may_be_tried_again(void **state)
+{
+	struct scene s;
+
+	(void)state;
+	hung_scene(&s);
+	s.image->read_os = EIO;
+	step_release("cbw.claimed");
+	assert_true(cbw_is_quiet(s.cbw, 10000));
+	assert_int_equal(scene_state(&s, 0), VIEW_NEEDED);
+	assert_int_equal(view_broken(s.view), 0);
+	s.image->read_os = 0;
+	assert_int_equal(scene_write(&s, 0, 512, 0xaa), 0);
+	scene_check_pattern(&s, 0, GRANULE);
+	step_end();
+	scene_destroy(&s);
+}
+
+static void
+a_write_does_not_wait_longer_for_the_save_of_another(void **state)
+{
+	struct scene s;
+	struct guest g = { .s = &s, .off = 600, .len = 10 };
+	struct actor a;
+
+	(void)state;
+	hung_scene(&s);
+	actor_start(&a, guest_writes, &g);
+	actor_join(&a);
+	assert_int_equal(g.r, ETIMEDOUT);
+	assert_int_equal(step_passed("cbw.claimed"), 1);
+	assert_int_equal(s.image->writes, 0);
+	step_end();
+	scene_destroy(&s);
+}
+
+static void
+destroy(void *arg)
+{
+	scene_destroy(arg);
+}
+
+static void
+the_end_waits_for_copies_that_no_write_waits_for(void **state)
+{
+	struct scene s;
+	struct actor a;
+
+	(void)state;
+	hung_scene(&s);
+	actor_start(&a, destroy, &s);
+	assert_true(actor_is_held_at(&a, "cbw.ending", 1));
+	step_release("cbw.claimed");
+	actor_join(&a);
+	step_end();
 }
 
 static void
@@ -448,6 +527,12 @@ main(void)
 			break_snapshot_a_save_that_takes_too_long_breaks_the_view),
 		cmocka_unit_test(
 			break_guest_write_a_save_that_takes_too_long_fails_the_write),
+		cmocka_unit_test(
+			a_copy_that_fails_after_its_time_may_be_tried_again),
+		cmocka_unit_test(
+			a_write_does_not_wait_longer_for_the_save_of_another),
+		cmocka_unit_test(
+			the_end_waits_for_copies_that_no_write_waits_for),
 		cmocka_unit_test(without_a_limit_a_save_may_take_its_time),
 		cmocka_unit_test(a_full_tmpfs_for_the_states_is_a_failed_save),
 		cmocka_unit_test(
