@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "block/qcow2/check.h"
 #include "block/qcow2/qcow2-priv.h"
 
 static const struct block_ops qcow2_ops;
@@ -58,17 +59,30 @@ check_state(const struct qcow2_options *o, const struct qcow2_header *h,
 		return err_set(e, ERR_GENERIC, 0,
 			       "'data-file' can only be set for images with an "
 			       "external data file");
-	if (o->read_only || o->repair)
-		return true;
-	if (h->incompat & QCOW2_CORRUPT)
+	if (!o->read_only && h->incompat & QCOW2_CORRUPT)
 		return err_set(e, ERR_GENERIC, 0,
 			       "qcow2: Image is corrupt; cannot be opened "
 			       "read/write");
-	if (h->incompat & QCOW2_DIRTY)
-		return err_set(e, ERR_GENERIC, 0,
-			       "qcow2: Image was not closed properly and must "
-			       "be repaired before it is opened read/write");
 	return true;
+}
+
+/* "Dirty bit": the refcounts may be wrong. */
+static bool
+repair(struct qcow2 *q, struct err *e)
+{
+	struct qcow2_check_options o = { .fix = QCOW2_FIX_LEAKS |
+						QCOW2_FIX_ERRORS };
+	struct qcow2_check_result res;
+
+	log_warn("qcow2: an image was not closed; repairing it");
+	if (!qcow2_check(q->file, &o, &res, e))
+		return err_prefix(e, "Could not repair dirty image: ");
+	if (res.corruptions || res.check_errors)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Could not repair dirty image: %" PRIu64
+			       " corruptions and %" PRIu64 " check errors",
+			       res.corruptions, res.check_errors);
+	return read_header(q->file, &q->h, e);
 }
 
 /* --- tables in memory ----------------------------------------------------------------- */
@@ -307,17 +321,15 @@ prepare_to_write(struct qcow2 *q, const struct qcow2_options *o, struct err *e)
 			       "Could not read the refcount table");
 	if (!qcow2_snapshots_load(q, e))
 		return false;
-	if (!o->repair && !claim_metadata(q, e))
+	if (!claim_metadata(q, e))
 		return false;
-	if (!o->repair)
-		r = qcow2_refcount_tail(q, &tail);
+	r = qcow2_refcount_tail(q, &tail);
 	if (r)
 		return err_set(e, ERR_GENERIC, r,
 			       "Could not read a refcount block");
 	q->space.tail = tail;
 	q->space.batch = MiB;
-	if (!o->repair)
-		r = clear_autoclear(q, o->keep_bitmaps);
+	r = clear_autoclear(q, o->keep_bitmaps);
 	if (r)
 		return err_set(e, ERR_GENERIC, r,
 			       "Could not update qcow2 header");
@@ -331,6 +343,8 @@ load(struct qcow2 *q, const struct qcow2_options *o, struct err *e)
 	int r;
 
 	if (!read_header(q->file, &q->h, e) || !check_state(o, &q->h, e))
+		return false;
+	if (!o->read_only && q->h.incompat & QCOW2_DIRTY && !repair(q, e))
 		return false;
 	qcow2_geometry_init(&q->g, &q->h);
 	q->v3 = q->h.version == 3;

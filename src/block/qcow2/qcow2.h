@@ -65,15 +65,12 @@ struct qcow2_options {
 	 * specification asks.
 	 */
 	bool keep_bitmaps;
-	/* Open for writing though refcounts may be wrong or the image is
-	 * marked corrupt: for check.h, which repairs it.
-	 */
-	bool repair;
 	uint64_t cache_size; /* bytes; 0: QCOW2_CACHE_DEFAULT */
 };
 
-/* Refused: an image whose dirty bit is set, for writing (the caller repairs
- * it first, see check.h), and one whose corrupt bit is set, for writing.
+/* An image whose dirty bit is set is checked and repaired before it is opened
+ * for writing, as QEMU does it; refused is one whose corrupt bit is set, or
+ * whose metadata overlap.
  */
 bool qcow2_open(const struct qcow2_options *o, struct block **out,
 		struct err *e) MUST_CHECK;
