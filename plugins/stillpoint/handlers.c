@@ -448,6 +448,19 @@ link_node_files(struct link_call *call, const struct link_node_files_args *arg,
 	return true;
 }
 
+bool
+link_throttle_set(struct link_call *call,
+		  const struct link_throttle_set_args *arg, struct err *e)
+{
+	struct throttle_config limits;
+
+	(void)call;
+	if (!link_throttle_config_get(arg->limits, &limits, e))
+		return false;
+	throttle_group_set(arg->group, &limits);
+	return true;
+}
+
 /* --- exports ------------------------------------------------------------------- */
 
 bool

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/throttle.h"
+
 #include "base/park.h"
 
 void
@@ -28,6 +30,7 @@ node_new(const char *name, struct block *image)
 		return NULL;
 	}
 	n->image = image;
+	n->throttled = block_admit_outside(image);
 	gate_init(&n->gate);
 	return n;
 }
@@ -66,6 +69,14 @@ before_change(struct node *n, uint64_t off, uint64_t len)
 	return 0;
 }
 
+/* Rule 6. */
+static inline void
+admit(struct node *n, bool write, uint64_t len)
+{
+	if (unlikely(n->throttled))
+		block_admit(n->image, write, len);
+}
+
 static int
 then_flush(struct node *n, int r, bool fua)
 {
@@ -75,15 +86,19 @@ then_flush(struct node *n, int r, bool fua)
 int
 node_pread(struct node *n, void *buf, size_t len, uint64_t off)
 {
+	admit(n, false, len);
 	return block_pread(n->image, buf, len, off);
 }
 
 int
 node_pwrite(struct node *n, const void *buf, size_t len, uint64_t off, bool fua)
 {
-	unsigned ticket = gate_enter(&n->gate);
-	int r = before_change(n, off, len);
+	unsigned ticket;
+	int r;
 
+	admit(n, true, len);
+	ticket = gate_enter(&n->gate);
+	r = before_change(n, off, len);
 	if (!r)
 		r = block_pwrite(n->image, buf, len, off);
 	PARK("node.written");
@@ -94,9 +109,12 @@ node_pwrite(struct node *n, const void *buf, size_t len, uint64_t off, bool fua)
 int
 node_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags, bool fua)
 {
-	unsigned ticket = gate_enter(&n->gate);
-	int r = before_change(n, off, len);
+	unsigned ticket;
+	int r;
 
+	admit(n, true, len);
+	ticket = gate_enter(&n->gate);
+	r = before_change(n, off, len);
 	if (!r)
 		r = block_zero(n->image, off, len, flags);
 	gate_leave(&n->gate, ticket);
@@ -112,6 +130,7 @@ node_discard(struct node *n, uint64_t off, uint64_t len, bool fua)
 
 	if (!n->image->discard_unmap)
 		return then_flush(n, 0, fua);
+	admit(n, true, len);
 	ticket = gate_enter(&n->gate);
 	r = before_change(n, off, len);
 	if (!r)

@@ -14,6 +14,7 @@
  * 3. Every attached view has saved what it needs before the image changes.
  * 4. Epoch and views change only while the gate is closed and empty.
  * 5. Flushes and reads do not pass the gate: they change nothing.
+ * 6. A request that is throttled waits before it enters the gate.
  */
 #ifndef PLUGIN_NODE_H
 #define PLUGIN_NODE_H
@@ -43,6 +44,7 @@ struct node {
 	struct node *next; /* in the table; link thread */
 	char *name; /* owned */
 	struct block *image; /* owned */
+	bool throttled; /* requests wait for their turn outside of the gate */
 	struct gate gate;
 	/* Changed only while the gate is closed (rule 4). */
 	struct epoch *epoch; /* reference owned, or NULL: nothing to record */

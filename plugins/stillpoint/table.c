@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/throttle.h"
+
 void
 table_init(struct table *t)
 {
@@ -115,9 +117,13 @@ bool
 table_remove_export(struct table *t, struct export *x, unsigned ms)
 {
 	struct export **p = &t->exports;
+	bool empty;
 
 	gate_close(&x->users);
-	if (!gate_wait_empty(&x->users, ms)) {
+	block_admit_all(x->node->image, true);
+	empty = gate_wait_empty(&x->users, ms);
+	block_admit_all(x->node->image, false);
+	if (!empty) {
 		gate_open(&x->users);
 		return false;
 	}

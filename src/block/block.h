@@ -85,6 +85,8 @@ struct block_ops {
 	 */
 	void (*hold)(struct block *b);
 	void (*release)(struct block *b);
+	/* Optional: wait for a request's turn (throttle.h). */
+	void (*admit)(struct block *b, bool write, uint64_t len);
 	/* Optional: the driver above is about to do this. */
 	void (*event)(struct block *b, enum block_event event);
 };

@@ -23,6 +23,8 @@ find(const struct blockdev_options *o, enum child_role role)
 		return role == CHILD_FILE ? o->u.raw->file : NULL;
 	case BLOCKDEV_DRIVER_BLKDEBUG:
 		return role == CHILD_IMAGE ? o->u.blkdebug->image : NULL;
+	case BLOCKDEV_DRIVER_THROTTLE:
+		return role == CHILD_FILE ? o->u.throttle->file : NULL;
 	default: return NULL;
 	}
 }

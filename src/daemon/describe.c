@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "block/blkdebug.h"
+#include "daemon/objects.h"
 
 static struct link_image *describe(const struct node *n, bool read_only,
 				   int *fds, unsigned *nfds);
@@ -157,6 +158,20 @@ describe_blkdebug(const struct node *n, bool read_only, int *fds,
 	return i;
 }
 
+static struct link_image *
+describe_throttle(const struct node *n, bool read_only, int *fds,
+		  unsigned *nfds)
+{
+	const struct blockdev_options_throttle *o = n->options->u.throttle;
+	struct link_image *i = common(n, LINK_DRIVER_THROTTLE);
+	struct link_image_throttle *to = i->u.throttle = xzalloc(sizeof *to);
+
+	to->file = describe(n->child[CHILD_FILE], read_only, fds, nfds);
+	to->group = xstrdup(o->throttle_group);
+	to->limits = objects_describe_limits(&n->limits);
+	return i;
+}
+
 /* --- all of them ------------------------------------------------------------------ */
 
 static struct link_image *
@@ -170,6 +185,8 @@ by_driver(const struct node *n, bool read_only, int *fds, unsigned *nfds)
 	case BLOCKDEV_DRIVER_NBD: return describe_nbd(n);
 	case BLOCKDEV_DRIVER_BLKDEBUG:
 		return describe_blkdebug(n, read_only, fds, nfds);
+	case BLOCKDEV_DRIVER_THROTTLE:
+		return describe_throttle(n, read_only, fds, nfds);
 	case BLOCKDEV_DRIVER_N: break;
 	}
 	assert(!"a driver");

@@ -9,6 +9,7 @@
 #include "daemon/daemon.h"
 #include "daemon/ids.h"
 #include "daemon/job.h"
+#include "daemon/objects.h"
 #include "daemon/views.h"
 #include "stream/stream.h"
 
@@ -34,6 +35,7 @@ graph_free(struct graph *g)
 			n = n->next;
 		graph_remove_node(g, n);
 	}
+	objects_free(g);
 	free(g);
 }
 

@@ -20,6 +20,7 @@
 #ifndef DAEMON_GRAPH_H
 #define DAEMON_GRAPH_H
 
+#include "block/throttle.h"
 #include "daemon/children.h"
 #include "daemon/epochs.h"
 #include "link/link.h"
@@ -58,6 +59,7 @@ struct node {
 	bool read_only;
 	bool monitor_owned; /* made by blockdev-add, not inside another node */
 	int fd; /* owned: the file, with the image lock; -1: it is none */
+	struct throttle_config limits; /* a throttle node's group's */
 	struct target *target; /* owned; an nbd node's connection */
 	struct node *child[CHILD_ROLES]; /* each a reference, or NULL */
 	unsigned layers; /* how many nodes a description of it names */
@@ -83,10 +85,18 @@ struct export
 	bool in_plane;
 };
 
+/* A throttle group; see objects.h. */
+struct object {
+	struct object *next; /* newest first */
+	char *id; /* owned */
+	struct throttle_config limits;
+};
+
 struct graph {
 	struct daemon *d; /* borrowed */
 	struct node *nodes;
 	struct export *exports;
+	struct object *objects;
 	uint64_t next_id; /* for epochs, views, cuts */
 	unsigned next_anonymous; /* for names of nodes without one */
 };

@@ -237,6 +237,14 @@ open_blkdebug(struct daemon *d, struct node *n, struct err *e)
 	       needs_writing(n, n->child[CHILD_IMAGE], e) && try_open(n, e);
 }
 
+/* --- throttle ----------------------------------------------------------------------- */
+
+static bool
+open_throttle(struct node *n, struct err *e)
+{
+	return needs_writing(n, n->child[CHILD_FILE], e) && try_open(n, e);
+}
+
 /* --- null-co ------------------------------------------------------------------------ */
 
 static bool
@@ -309,6 +317,7 @@ image_open(struct daemon *d, struct node *n, struct err *e)
 	case BLOCKDEV_DRIVER_NULL_CO: return open_null(n, e);
 	case BLOCKDEV_DRIVER_NBD: return open_nbd(d, n, e);
 	case BLOCKDEV_DRIVER_BLKDEBUG: return open_blkdebug(d, n, e);
+	case BLOCKDEV_DRIVER_THROTTLE: return open_throttle(n, e);
 	case BLOCKDEV_DRIVER_N: break;
 	}
 	return err_set(e, ERR_GENERIC, 0, "unknown driver");
@@ -321,6 +330,7 @@ make_read_only(struct link_image *i)
 	i->read_only = true;
 	switch (i->driver) {
 	case LINK_DRIVER_RAW: make_read_only(i->u.raw->file); break;
+	case LINK_DRIVER_THROTTLE: make_read_only(i->u.throttle->file); break;
 	case LINK_DRIVER_BLKDEBUG: make_read_only(i->u.blkdebug->image); break;
 	default: break;
 	}

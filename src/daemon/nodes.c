@@ -11,6 +11,7 @@
 
 #include "daemon/daemon.h"
 #include "daemon/images.h"
+#include "daemon/objects.h"
 #include "daemon/pending.h"
 #include "daemon/qmp-server.h"
 #include "daemon/registry.h"
@@ -160,6 +161,8 @@ plan(struct node_add *a, const struct blockdev_options *o,
 		return NULL;
 	}
 	n = bare_node(o, name);
+	if (!objects_fill_limits(a->d->graph, n, e))
+		return NULL;
 	if (parent)
 		inherit(n->options, parent->options, role);
 	if (!plan_children(a, n, depth, e) ||

@@ -34,6 +34,7 @@
 #include "daemon/job.h"
 #include "daemon/lost.h"
 #include "daemon/nodes.h"
+#include "daemon/objects.h"
 #include "daemon/pending.h"
 #include "daemon/plane-node.h"
 #include "daemon/registry.h"
@@ -375,7 +376,15 @@ open_next_node(struct recovery *r)
 static void
 begin_loading(struct recovery *r)
 {
+	struct err e = ERR_INIT;
+
 	r->stage = STAGE_LOADING;
+	for (size_t i = 0; r->doc && i < r->doc->objects.n; i++)
+		if (!objects_add(r->d->graph, r->doc->objects.v[i], &e)) {
+			log_error("object '%s' is not brought back: %s",
+				  r->doc->objects.v[i]->id, e.msg);
+			err_clear(&e);
+		}
 	open_next_node(r);
 }
 

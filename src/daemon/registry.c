@@ -15,6 +15,7 @@
 #include "daemon/identity.h"
 #include "daemon/job.h"
 #include "daemon/lost.h"
+#include "daemon/objects.h"
 #include "daemon/registry-files.h"
 #include "json/json.h"
 #include "json/out.h"
@@ -124,6 +125,17 @@ describe_jobs(const struct job *j, struct registry_job_list *to)
 }
 
 static void
+describe_objects(const struct object *o, struct registry_doc *doc)
+{
+	if (!o)
+		return;
+	describe_objects(o->next, doc);
+	doc->has_objects = true;
+	xassert_memory(
+		object_options_list_append(&doc->objects, objects_describe(o)));
+}
+
+static void
 encode(struct registry *r)
 {
 	AUTO(registry_doc_free) struct registry_doc *doc = xzalloc(sizeof *doc);
@@ -137,6 +149,7 @@ encode(struct registry *r)
 	describe_jobs(jobs_first(r->d->jobs), &doc->jobs);
 	if (r->d->guests)
 		doc->server = guest_server_options_clone(r->d->guests);
+	describe_objects(r->d->graph->objects, doc);
 	r->mark = epochs_mark();
 	json_out_init(&r->text, REGISTRY_MAX_TEXT);
 	registry_doc_encode(&r->text, doc);

@@ -101,6 +101,37 @@ open_blkdebug(const struct link_image *i, struct link_msg *msg,
 	       block_blkdebug_open(image, &o, out, e);
 }
 
+bool
+link_throttle_config_get(const struct link_throttle_limits *from,
+			 struct throttle_config *to, struct err *e)
+{
+	if (from->avg.n != THROTTLE_BUCKETS ||
+	    from->max.n != THROTTLE_BUCKETS ||
+	    from->length.n != THROTTLE_BUCKETS)
+		return err_set(e, ERR_GENERIC, 0, "limits of another kind");
+	for (int i = 0; i < THROTTLE_BUCKETS; i++)
+		to->of[i] = (struct throttle_limit){
+			.avg = from->avg.v[i],
+			.max = from->max.v[i],
+			.length = from->length.v[i],
+		};
+	to->ops_size = from->iops_size;
+	return throttle_config_check(to, e);
+}
+
+static bool
+open_throttle(const struct link_image *i, struct link_msg *msg,
+	      struct block **out, struct err *e)
+{
+	const struct link_image_throttle *t = i->u.throttle;
+	struct throttle_config limits;
+	struct block *file;
+
+	return link_throttle_config_get(t->limits, &limits, e) &&
+	       link_image_open(t->file, msg, &file, e) &&
+	       block_throttle_open(file, t->group, &limits, out, e);
+}
+
 static bool
 open_driver(const struct link_image *i, struct link_msg *msg,
 	    struct block **out, struct err *e)
@@ -113,6 +144,7 @@ open_driver(const struct link_image *i, struct link_msg *msg,
 				       i->u.null_co->latency_ns, out, e);
 	case LINK_DRIVER_NBD: return open_nbd(i, out, e);
 	case LINK_DRIVER_BLKDEBUG: return open_blkdebug(i, msg, out, e);
+	case LINK_DRIVER_THROTTLE: return open_throttle(i, msg, out, e);
 	case LINK_DRIVER_N: break;
 	}
 	return err_set(e, ERR_GENERIC, 0, "unknown driver");
