@@ -19,6 +19,8 @@ WORK = 'src/base/work.c'
 MTX = 'src/base/mtx.c'
 FILE = 'src/block/file.c'
 LOCK = 'src/block/lock.c'
+BLKDEBUG = 'src/block/blkdebug.c'
+THROTTLE = 'src/block/throttle.c'
 WIRE = 'src/link/wire.c'
 STREAM = 'src/stream/stream.c'
 TROUBLE = 'src/stream/trouble.c'
@@ -231,24 +233,25 @@ MUTATIONS = [
 
     # --- node.h ---------------------------------------------------------------
     ('node.h rule 1, writes', NODE,
-     [('bool fua)\n{\n\tunsigned ticket = gate_enter(&n->gate);\n'
-       '\tint r = before_change(n, off, len);\n\n'
+     [('\tticket = gate_enter(&n->gate);\n'
+       '\tr = before_change(n, off, len);\n'
        '\tif (!r)\n\t\tr = block_pwrite',
-       'bool fua)\n{\n\tunsigned ticket = 0;\n'
-       '\tint r = before_change(n, off, len);\n\n'
+       '\tticket = 0;\n\tr = before_change(n, off, len);\n'
        '\tif (!r)\n\t\tr = block_pwrite')],
      'node', 'rule_1_every_change_waits_at_a_closed_gate'),
     ('node.h rule 1, zeroes', NODE,
-     [('bool fua)\n{\n\tunsigned ticket = gate_enter(&n->gate);\n'
-       '\tint r = before_change(n, off, len);\n\n'
+     [('\tticket = gate_enter(&n->gate);\n'
+       '\tr = before_change(n, off, len);\n'
        '\tif (!r)\n\t\tr = block_zero',
-       'bool fua)\n{\n\tunsigned ticket = 0;\n'
-       '\tint r = before_change(n, off, len);\n\n'
+       '\tticket = 0;\n\tr = before_change(n, off, len);\n'
        '\tif (!r)\n\t\tr = block_zero')],
      'node', 'rule_1_every_change_waits_at_a_closed_gate'),
     ('node.h rule 1, discards', NODE,
-     [('\tticket = gate_enter(&n->gate);\n\tr = before_change',
-       '\tticket = 0;\n\tr = before_change')],
+     [('\tticket = gate_enter(&n->gate);\n'
+       '\tr = before_change(n, off, len);\n'
+       '\tif (!r)\n\t\tr = block_discard',
+       '\tticket = 0;\n\tr = before_change(n, off, len);\n'
+       '\tif (!r)\n\t\tr = block_discard')],
      'node', 'rule_1_every_change_waits_at_a_closed_gate'),
     ('node.h rule 1, all of it inside', NODE,
      [('\tif (!r)\n\t\tr = block_pwrite(n->image, buf, len, off);\n'
@@ -284,6 +287,54 @@ MUTATIONS = [
       ('\t\tgate_open(&p->node->gate);\n',
        '\t\tgate_open(&p->node->gate);\n\t\tPARK("cut.applied");\n')],
      'cut', 'rule_4_gates_are_still_closed_when_all_parts_are_applied'),
+    ('node.h rule 6', NODE,
+     [('\tadmit(n, true, len);\n\tticket = gate_enter(&n->gate);\n'
+       '\tr = before_change(n, off, len);\n\tif (!r)\n\t\tr = block_pwrite',
+       '\tticket = gate_enter(&n->gate);\n\tadmit(n, true, len);\n'
+       '\tr = before_change(n, off, len);\n\tif (!r)\n\t\tr = block_pwrite')],
+     'integration/throttle',
+     'test_cut_does_not_wait_for_a_guest_that_is_delayed'),
+
+    # --- blkdebug.h -------------------------------------------------------------
+    ('blkdebug.h rule 1', BLKDEBUG,
+     [('\t\td->rules[i].awake =\n', '\t\td->rules[i].awake |=\n')],
+     'blkdebug', 'an_event_wakes_its_rules_and_puts_others_to_sleep'),
+    ('blkdebug.h rule 2', BLKDEBUG,
+     [('\thappen_locked(d, BLOCK_EVENT_NONE); /* rule 2 */\n', '')],
+     'blkdebug', 'a_rule_for_none_is_awake_at_every_request'),
+    ('blkdebug.h rule 3, once', BLKDEBUG,
+     [('d->rules[i].gone = os && d->rules[i].r.once;', '')],
+     'blkdebug', 'a_rule_for_a_sector_and_once_fails_one_request'),
+    ('blkdebug.h rule 3, fits', BLKDEBUG,
+     [('return r->r.sector < 0 || (len && at >= off && at < off + len);',
+       'return at >= 0;')],
+     'blkdebug', 'a_rule_for_a_sector_and_once_fails_one_request'),
+    ('blkdebug.h rule 4', BLKDEBUG,
+     [('\t\t\tnext = d->rules[i].r.new_state;\n\td->state = next;',
+       '\t\t\td->state = next = d->rules[i].r.new_state;\n'
+       '\td->state = next;')],
+     'blkdebug', 'a_new_state_takes_effect_after_its_event'),
+
+    # --- throttle.h -------------------------------------------------------------
+    ('throttle.h rule 1', THROTTLE,
+     [('\taccount(g, write, len);\n', '')],
+     'throttle', 'requests_are_no_faster_than_the_limit'),
+    ('throttle.h rule 1, of a group', THROTTLE,
+     [('for (g = table.groups; g && strcmp(g->name, name) != 0;)\n'
+       '\t\tg = g->next;\n\tif (!g && (g',
+       'g = NULL;\n\tif (!g && (g')],
+     'throttle', 'images_of_a_group_share_its_limit'),
+    ('throttle.h rule 2', THROTTLE,
+     [('\tg->limits = *l;\n', '')],
+     'throttle', 'requests_are_no_faster_than_the_limit'),
+    ('throttle.h rule 3', THROTTLE,
+     [('return g->turn[write] == t ? group_wait(g, write) : -1;',
+       'return group_wait(g, write);')],
+     'throttle', 'images_of_a_group_take_turns'),
+    ('throttle.h rule 4', THROTTLE,
+     [('return block_pwrite(admitted(b, true, len), buf, len, off);',
+       'return block_pwrite(to_throttle(b)->file, buf, len, off);')],
+     'throttle', 'requests_are_no_faster_than_the_limit'),
     ('a cut is all or nothing', CUT,
      [('\tif (ok)\n', '\tif (true)\n')],
      'cut', 'a_write_that_does_not_end_stops_the_cut_and_nothing_is_changed'),
@@ -299,7 +350,7 @@ MUTATIONS = [
        '\treturn block_flush(n->image);\n}')],
      'node', 'rule_5_reads_and_flushes_pass_a_closed_gate'),
     ('an export goes behind its closed gate', TABLE,
-     [('if (!gate_wait_empty(&x->users, ms)) {', 'if (false) {')],
+     [('empty = gate_wait_empty(&x->users, ms);', 'empty = true;')],
      'table', 'an_export_stays_while_a_request_does_not_end'),
 
     # --- loop.h, work.h, mtx.h ------------------------------------------------
