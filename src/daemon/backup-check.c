@@ -11,6 +11,7 @@
 
 #include "base/bits.h"
 #include "daemon/daemon.h"
+#include "daemon/filters.h"
 #include "daemon/graph.h"
 
 static struct node *
@@ -18,7 +19,7 @@ resolve(struct daemon *d, const char *name, struct err *e)
 {
 	struct node *n = graph_device_or_node(d->graph, name);
 
-	if (!n)
+	if (!n && filter_check(d->graph, name, e))
 		(void)err_set(e, ERR_GENERIC, 0,
 			      "Cannot find device='%s' nor node-name='%s'",
 			      name, name);

@@ -14,6 +14,7 @@
 #include "base/bits.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
+#include "daemon/filters.h"
 #include "daemon/pending.h"
 #include "daemon/plane.h"
 #include "daemon/qmp-server.h"
@@ -32,6 +33,7 @@ struct backup {
 	enum bitmap_sync_mode mode;
 	struct epoch_set taken; /* of the bitmap, up to the cut */
 	struct view_file *view; /* owned */
+	struct filter *filter; /* owned; NULL when the job has no view */
 	struct stream *stream; /* owned; NULL before the start */
 	bool follow; /* sync none */
 	bool draining; /* it follows, and was cancelled */
@@ -381,12 +383,21 @@ close_view(struct backup *b)
 }
 
 static void
+drop_filter(struct backup *b)
+{
+	if (b->filter)
+		filter_free(b->job.d->graph, b->filter);
+	b->filter = NULL;
+}
+
+static void
 backup_settle(struct job *j, bool success)
 {
 	struct backup *b = to_backup(j);
 
 	if (b->bitmap)
 		settle_bitmap(b, success);
+	drop_filter(b);
 	close_view(b);
 	b->target->target_of = NULL;
 	b->source = b->target = NULL;
@@ -399,6 +410,7 @@ backup_free(struct job *j)
 
 	if (b->bitmap)
 		bitmap_idle(b->bitmap);
+	drop_filter(b);
 	if (b->target)
 		b->target->target_of = NULL;
 	if (b->stream)
@@ -514,6 +526,18 @@ make_target(struct transaction_file *f, struct err *e)
 	return true;
 }
 
+/* What the data plane does when a guest's write cannot be saved (in time). */
+static void
+limit_saves(struct view_file *v, const struct blockdev_backup *a)
+{
+	uint64_t ms = a->has_cbw_timeout ? a->cbw_timeout * UINT64_C(1000) : 0;
+
+	v->break_guest_write =
+		a->has_on_cbw_error &&
+		a->on_cbw_error == ON_CBW_ERROR_BREAK_GUEST_WRITE;
+	v->timeout_ms = (uint32_t)min_u64(ms, UINT32_MAX);
+}
+
 static void
 use_bitmap(struct backup *b, struct bitmap *bm)
 {
@@ -562,6 +586,7 @@ create(struct transaction *t, struct backup_plan *p, struct err *e)
 	if (p->bitmap && !take_bitmap(t, b, p, e))
 		return false;
 	b->view = view_file_new(d, p->source, p->cluster);
+	limit_saves(b->view, a);
 	if (p->sync == MIRROR_SYNC_MODE_BITMAP)
 		limit_view(b, p->source);
 	b->source = p->source;
@@ -570,6 +595,8 @@ create(struct transaction *t, struct backup_plan *p, struct err *e)
 	if (p->bitmap)
 		use_bitmap(b, p->bitmap);
 	view_file_attach(b->view, p->source);
+	b->filter = filter_new(d->graph, a->filter_node_name, &b->job, b->view,
+			       p->cluster);
 	transaction_add_view(t, p->source, b->view);
 	backup_target_plan(&b->to, p->target);
 	b->to.file.make = make_target;

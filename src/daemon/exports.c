@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "daemon/bitmap-actions.h"
 #include "daemon/daemon.h"
+#include "daemon/filters.h"
 #include "daemon/guest-server.h"
 #include "daemon/ids.h"
 #include "daemon/pending.h"
@@ -82,6 +83,8 @@ check_node(struct graph *g, const struct block_export_options *o,
 {
 	struct node *n = *out = graph_node(g, o->node_name);
 
+	if (!filter_check(g, o->node_name, e))
+		return false;
 	if (!n)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Cannot find device='' nor node-name='%s'",

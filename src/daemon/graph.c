@@ -7,6 +7,7 @@
 
 #include "base/bits.h"
 #include "daemon/daemon.h"
+#include "daemon/filters.h"
 #include "daemon/ids.h"
 #include "daemon/job.h"
 #include "daemon/objects.h"
@@ -43,6 +44,12 @@ uint64_t
 graph_take_id(struct graph *g)
 {
 	return g->next_id++;
+}
+
+char *
+graph_take_name(struct graph *g)
+{
+	return xasprintf("#block%03u", g->next_anonymous++);
 }
 
 void
@@ -109,7 +116,7 @@ graph_name_check(struct graph *g, const char *node_name, struct err *e)
 		return err_set(e, ERR_GENERIC, 0,
 			       "node-name=%s is conflicting with a device id",
 			       node_name);
-	if (graph_node(g, node_name))
+	if (graph_node(g, node_name) || filter_exists(g, node_name))
 		return err_set(e, ERR_GENERIC, 0,
 			       "Duplicate nodes with node-name='%s'",
 			       node_name);

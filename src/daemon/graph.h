@@ -28,6 +28,7 @@
 #include "schema/qmp-types.h"
 
 struct daemon;
+struct filter;
 struct graph;
 struct job;
 struct target;
@@ -97,6 +98,7 @@ struct graph {
 	struct node *nodes;
 	struct export *exports;
 	struct object *objects;
+	struct filter *filters; /* owned by their jobs; newest first */
 	uint64_t next_id; /* for epochs, views, cuts */
 	unsigned next_anonymous; /* for names of nodes without one */
 };
@@ -107,6 +109,9 @@ void graph_free(struct graph *g);
 uint64_t graph_take_id(struct graph *g);
 /* @id is taken. */
 void graph_see_id(struct graph *g, uint64_t id);
+
+/* A name for a node without one; no client can give it.  The caller's. */
+char *graph_take_name(struct graph *g);
 
 /* --- nodes -------------------------------------------------------------------- */
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "daemon/daemon.h"
+#include "daemon/filters.h"
 #include "daemon/images.h"
 #include "daemon/objects.h"
 #include "daemon/pending.h"
@@ -59,13 +60,6 @@ inherit(struct blockdev_options *o, const struct blockdev_options *parent,
 		o->cache->has_no_flush = true;
 		o->cache->no_flush = from->no_flush;
 	}
-}
-
-/* Names of nodes that have none of their own cannot collide with others. */
-static char *
-anonymous(struct graph *g)
-{
-	return xasprintf("#block%03u", g->next_anonymous++);
 }
 
 /* Nodes that are about to be opened have their names already. */
@@ -150,8 +144,8 @@ plan(struct node_add *a, const struct blockdev_options *o,
      struct err *e)
 {
 	AUTO(free)
-	char *name =
-		o->node_name ? xstrdup(o->node_name) : anonymous(a->d->graph);
+	char *name = o->node_name ? xstrdup(o->node_name)
+				  : graph_take_name(a->d->graph);
 	AUTO(node_free) struct node *n = NULL;
 
 	if (depth == NODE_MAX_LAYERS) {
@@ -302,6 +296,8 @@ del_check(struct graph *g, const char *name, struct node **out, struct err *e)
 {
 	struct node *n = *out = graph_node(g, name);
 
+	if (!filter_check(g, name, e))
+		return false;
 	if (!n)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Failed to find node with node-name='%s'", name);

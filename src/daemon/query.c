@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "daemon/daemon.h"
+#include "daemon/filters.h"
 #include "daemon/graph.h"
 #include "daemon/plane.h"
 #include "daemon/qmp-server.h"
@@ -109,6 +110,8 @@ qmp_query_named_block_nodes(struct qmp_call *call,
 	struct daemon *d = qmp_call_opaque(call);
 
 	(void)arg; /* no node has a backing image: flat or not is the same */
+	if (!filters_describe(d->graph, ret, e))
+		return false;
 	for (const struct node *n = d->graph->nodes; n; n = n->next) {
 		struct block_device_info *i = describe_node(n, e);
 

@@ -102,6 +102,8 @@ view_file_describe(const struct view_file *v, bool at_cut,
 
 	l->id = v->id;
 	l->unit = v->unit;
+	l->break_guest_write = v->break_guest_write;
+	l->timeout_ms = v->timeout_ms;
 	l->states = *n;
 	fds[(*n)++] = view_fd(v->states);
 	l->store = *n;

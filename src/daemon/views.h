@@ -17,6 +17,8 @@ struct node;
 struct view_file {
 	uint64_t id;
 	uint64_t size, unit;
+	bool break_guest_write; /* when a save fails; else the view breaks */
+	uint32_t timeout_ms; /* of a save; 0: no limit */
 	char *states_path, *store_path; /* owned */
 	struct view *states; /* owned; NULL until made */
 	int store; /* owned */

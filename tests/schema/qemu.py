@@ -33,6 +33,7 @@ ADDED = {
     "x-tls-certificates": "ours", "x-tls-psk-file": "ours",
     "x-tls-username": "ours",
     "min-cluster-size": "QEMU 9.2", "discard-source": "QEMU 9.1",
+    "on-cbw-error": "QEMU 10.1", "cbw-timeout": "QEMU 10.1",
     "active": "QEMU 10.0", "allow-inactive": "QEMU 10.0",
     "handshake-max-seconds": "QEMU 10.0",
 }
