@@ -1,20 +1,24 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Runs a fuzz target over files, for builds without libFuzzer: every input in
- * the folders that are named, and each of them cut short after every byte.
+ * the folders that are named, and each of them cut short after every byte, or
+ * with -s STEP after every STEP bytes.
  */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static size_t step = 1;
 
 /* 0, or 1 when the file cannot be read. */
 static int
 replay_file(const char *folder, const char *name)
 {
-	static uint8_t buf[65536];
+	static uint8_t buf[1 << 20];
 	char path[4096];
 	size_t n, cut;
 	FILE *f;
@@ -27,7 +31,7 @@ replay_file(const char *folder, const char *name)
 	}
 	n = fread(buf, 1, sizeof buf, f);
 	(void)fclose(f);
-	for (cut = 0; cut <= n; cut++) {
+	for (cut = n % step; cut <= n; cut += step) {
 		/* a copy of the exact size, so that a sanitizer sees its end */
 		uint8_t *copy = malloc(cut ? cut : 1);
 
@@ -49,6 +53,10 @@ main(int argc, char **argv)
 	DIR *dir;
 
 	for (i = 1; i < argc; i++) {
+		if (strcmp(argv[i], "-s") == 0 && i + 1 < argc) {
+			step = strtoul(argv[++i], NULL, 10);
+			continue;
+		}
 		dir = opendir(argv[i]);
 		if (!dir) {
 			perror(argv[i]);
