@@ -255,6 +255,8 @@ open_null(struct node *n, struct err *e)
 	if (o->has_size && o->size < 0)
 		return err_set(e, ERR_GENERIC, 0,
 			       "the size of a null-co node cannot be negative");
+	if (o->has_latency_ns && o->latency_ns > INT64_MAX)
+		return err_set(e, ERR_GENERIC, 0, "latency-ns is invalid");
 	return try_open(n, e);
 }
 

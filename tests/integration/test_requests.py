@@ -204,3 +204,50 @@ def test_schema_describes_every_command_and_is_closed(q):
         for member in s.get("members", []):
             if isinstance(member, dict) and "type" in member:
                 assert member["type"] in schema
+
+
+@pytest.mark.rows("protocol.args-type-alternate")
+def test_value_that_fits_no_alternative_names_the_alternate(q):
+    e = q.error("block-dirty-bitmap-merge", node="n", target="t", bitmaps=[5])
+    assert e.desc == ("Invalid parameter type for 'null', expected: "
+                      "BlockDirtyBitmapOrStr")
+    e = q.error("blockdev-add", {"driver": "raw", "node-name": "n",
+                                 "file": 5})
+    assert e.desc == "Invalid parameter type for 'file', expected: BlockdevRef"
+
+
+@pytest.mark.rows("protocol.args-element")
+def test_bad_element_of_a_list_is_called_null(q):
+    e = q.error("block-dirty-bitmap-merge", node="n", target="t",
+                bitmaps=[None])
+    assert e.desc.startswith("Invalid parameter type for 'null', expected: ")
+
+
+@pytest.mark.rows("protocol.args-negative")
+def test_negative_number_wraps_for_64_bits_and_not_for_fewer(q):
+    e = q.error("blockdev-add", {"driver": "null-co", "node-name": "n",
+                                 "latency-ns": -1})
+    assert e.desc == "latency-ns is invalid"    # as the driver sees it
+    e = q.error(ADD, node="n", name="b", granularity=-1)
+    assert e.cls == "GenericError" and "granularity" in e.desc
+
+
+@pytest.mark.rows("protocol.args-hyphen")
+def test_hyphen_and_underscore_are_different(q):
+    e = q.error("blockdev-add", {"driver": "null-co", "node_name": "n"})
+    assert e.desc in ("Parameter 'node_name' is unexpected",
+                      "'node-name' must be specified for the root node")
+
+
+@pytest.mark.rows("protocol.line-limit")
+def test_answer_about_many_nodes_stays_below_what_clients_read(q):
+    """Python's library and libvirt give up on a line of 10 MiB."""
+    for i in range(64):
+        q.cmd("blockdev-add", {"driver": "null-co", "node-name": "n%d" % i})
+        q.cmd("transaction", actions=[
+            {"type": ADD, "data": {"node": "n%d" % i, "disabled": True,
+                                   "name": "bitmap-%03d" % k}}
+            for k in range(100)])
+    nodes = q.cmd("query-named-block-nodes", flat=True)
+    assert sum(len(n["dirty-bitmaps"]) for n in nodes) == 6400
+    assert len(q.lines[-1]) < 10 << 20
