@@ -3,10 +3,12 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/bits.h"
 
@@ -75,6 +77,11 @@ check_options(const struct block_nbd_options *o, struct err *e)
 		return err_set(e, ERR_GENERIC, 0,
 			       "this libnbd cannot verify a TLS host name "
 			       "other than the host's");
+	/* and without a name it does not look at the certificate at all */
+	if (o->tls_certificates && o->unix_path)
+		return err_set(e, ERR_GENERIC, 0,
+			       "this libnbd cannot verify the certificate of a "
+			       "server on a unix socket");
 	return true;
 }
 
@@ -165,6 +172,25 @@ set_tls(const struct block_nbd_options *o, struct nbd_handle *h)
 	return 0;
 }
 
+/* libnbd trusts everybody when it finds no authority's certificate. */
+static bool
+check_authority(const struct remote *r, struct err *e)
+{
+	char path[PATH_MAX];
+	int n;
+
+	if (!r->o.tls_certificates)
+		return true;
+	n = snprintf(path, sizeof path, "%s/ca-cert.pem",
+		     r->o.tls_certificates);
+	if (n > 0 && (size_t)n < sizeof path && access(path, R_OK) == 0)
+		return true;
+	return err_set(
+		e, ERR_GENERIC, errno,
+		"Failed to connect to '%s': cannot read '%s/ca-cert.pem'",
+		r->address, r->o.tls_certificates);
+}
+
 /* Sizes are checked by whoever sends: the tail of a disk may be shorter than
  * the server's minimum block.  Buffers of reads are ours to trust.
  */
@@ -189,9 +215,12 @@ bool
 remote_connect_begin(const struct remote *r, struct nbd_handle **out,
 		     struct err *e)
 {
-	struct nbd_handle *h = nbd_create();
+	struct nbd_handle *h;
 	int n;
 
+	if (!check_authority(r, e))
+		return false;
+	h = nbd_create();
 	if (!h) {
 		remote_connect_error(r, e);
 		return false;
