@@ -165,18 +165,17 @@ check_sizes(struct backup_plan *p, struct graph *graph, struct err *e)
 }
 
 bool
-backup_plan_nodes(struct backup_plan *p, struct daemon *d, struct err *e)
+backup_plan_source(struct backup_plan *p, struct daemon *d, struct err *e)
 {
 	p->source = resolve(d, p->a->device, e);
-	if (!p->source)
-		return false;
-	p->target = resolve(d, p->a->target, e);
-	return p->target != NULL;
+	return p->source != NULL;
 }
 
 bool
 backup_plan_check(struct backup_plan *p, struct daemon *d, struct err *e)
 {
-	return check_bitmap(p, e) && check_target(p, e) &&
+	if (!p->drive)
+		p->target = resolve(d, p->a->target, e);
+	return p->target && check_bitmap(p, e) && check_target(p, e) &&
 	       check_supported(p->a, e) && check_sizes(p, d->graph, e);
 }

@@ -28,6 +28,7 @@
 struct backup {
 	struct job job;
 	struct node *source, *target; /* borrowed: both are in use by us */
+	struct drive_target *drive; /* owned: what @target is; or NULL */
 	struct backup_target to;
 	struct bitmap *bitmap; /* borrowed: it is busy; or NULL */
 	enum bitmap_sync_mode mode;
@@ -400,6 +401,8 @@ backup_settle(struct job *j, bool success)
 	drop_filter(b);
 	close_view(b);
 	b->target->target_of = NULL;
+	if (b->drive)
+		drive_target_free(steal(&b->drive));
 	b->source = b->target = NULL;
 }
 
@@ -416,6 +419,8 @@ backup_free(struct job *j)
 	if (b->stream)
 		stream_free(b->stream);
 	backup_target_close(&b->to);
+	if (b->drive)
+		drive_target_free(b->drive);
 	loop_cancel(&j->d->loop, &b->start_failed);
 	ev_timer_stop(j->d->loop.ev, &b->patience);
 	epoch_set_clear(&b->taken);
@@ -453,6 +458,8 @@ undo_start(struct undo_entry *u)
 	/* What we write there passes no gate: all of it counts as changed. */
 	if (target->epoch)
 		epoch_set(target->epoch->map, 0, target->size);
+	if (bu->b->drive)
+		drive_target_start(bu->b->drive);
 	job_start(&bu->b->job);
 	free(bu);
 }
@@ -519,6 +526,11 @@ make_target(struct transaction_file *f, struct err *e)
 {
 	struct backup *b = container_of(f, struct backup, to.file);
 
+	if (b->drive) {
+		if (!drive_target_open(b->drive, e))
+			return false;
+		backup_target_plan(&b->to, b->target);
+	}
 	if (!backup_target_open(&b->to, e))
 		return false;
 	b->cluster = stream_cluster(b->to.target, b->cluster);
@@ -546,8 +558,8 @@ use_bitmap(struct backup *b, struct bitmap *bm)
 	bm->taken = &b->taken;
 }
 
-static bool
-create(struct transaction *t, struct backup_plan *p, struct err *e)
+bool
+backup_create(struct transaction *t, struct backup_plan *p, struct err *e)
 {
 	const struct blockdev_backup *a = p->a;
 	struct daemon *d = transaction_daemon(t);
@@ -559,6 +571,7 @@ create(struct transaction *t, struct backup_plan *p, struct err *e)
 		free(b);
 		return false;
 	}
+	b->drive = steal(&p->drive);
 	ev_timer_init(&b->patience, on_patience, 0., 0.);
 	bu = xzalloc(sizeof *bu);
 	bu->u.commit = undo_start;
@@ -598,20 +611,20 @@ create(struct transaction *t, struct backup_plan *p, struct err *e)
 	b->filter = filter_new(d->graph, a->filter_node_name, &b->job, b->view,
 			       p->cluster);
 	transaction_add_view(t, p->source, b->view);
-	backup_target_plan(&b->to, p->target);
+	if (!b->drive)
+		backup_target_plan(&b->to, p->target);
 	b->to.file.make = make_target;
 	transaction_add_file(t, &b->to.file);
 	return true;
 }
 
-/* Everything is checked before; only the job's own members are left to fail. */
 bool
 action_blockdev_backup(struct transaction *t, const struct blockdev_backup *a,
 		       struct err *e)
 {
 	struct backup_plan p = { .a = a };
 
-	return backup_plan_nodes(&p, transaction_daemon(t), e) &&
+	return backup_plan_source(&p, transaction_daemon(t), e) &&
 	       backup_plan_check(&p, transaction_daemon(t), e) &&
-	       create(t, &p, e);
+	       backup_create(t, &p, e);
 }

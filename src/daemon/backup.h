@@ -6,28 +6,34 @@
 #ifndef DAEMON_BACKUP_H
 #define DAEMON_BACKUP_H
 
+#include "daemon/drive-target.h"
 #include "daemon/transaction.h"
 #include "link/link.h"
 #include "stream/stream.h"
 
 /* --- arguments: loop ------------------------------------------------------------ */
 
-/* With names resolved; all borrowed. */
+/* With names resolved; borrowed unless it says otherwise. */
 struct backup_plan {
 	const struct blockdev_backup *a;
 	struct node *source, *target;
+	struct drive_target *drive; /* owned: what @target is; or NULL */
 	struct bitmap *bitmap; /* or NULL */
 	enum mirror_sync_mode sync; /* incremental has become bitmap */
 	enum bitmap_sync_mode mode;
 	uint64_t cluster; /* of the job */
 };
 
-/* Find @source and @target by the names in @a. */
-bool backup_plan_nodes(struct backup_plan *p, struct daemon *d, struct err *e)
+/* Find @source by its name in @a. */
+bool backup_plan_source(struct backup_plan *p, struct daemon *d, struct err *e)
 	MUST_CHECK;
 
 /* Check everything and fill in the rest. */
 bool backup_plan_check(struct backup_plan *p, struct daemon *d, struct err *e)
+	MUST_CHECK;
+
+/* The job; only its own members are left to fail.  Takes @drive. */
+bool backup_create(struct transaction *t, struct backup_plan *p, struct err *e)
 	MUST_CHECK;
 
 /* --- the target ------------------------------------------------------------------ */

@@ -141,3 +141,14 @@ qmp_blockdev_backup(struct qmp_call *call, struct blockdev_backup *arg)
 	a->u.blockdev_backup->data = arg;
 	run_one(call, a);
 }
+
+void
+qmp_drive_backup(struct qmp_call *call, struct drive_backup *arg)
+{
+	struct transaction_action *a =
+		action(TRANSACTION_ACTION_KIND_DRIVE_BACKUP);
+
+	a->u.drive_backup = xzalloc(sizeof *a->u.drive_backup);
+	a->u.drive_backup->data = arg;
+	run_one(call, a);
+}

@@ -179,6 +179,14 @@ node_add_plan(struct node_add *a, struct daemon *d,
 	return plan(a, o, NULL, CHILD_FILE, 0, e) != NULL;
 }
 
+bool
+node_add_plan_anonymous(struct node_add *a, struct daemon *d,
+			const struct blockdev_options *o, struct err *e)
+{
+	a->d = d;
+	return plan(a, o, NULL, CHILD_FILE, 0, e) != NULL;
+}
+
 /* --- opening (worker) -------------------------------------------------------------- */
 
 bool

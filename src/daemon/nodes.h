@@ -19,6 +19,10 @@ struct node_add {
  */
 bool node_add_plan(struct node_add *a, struct daemon *d,
 		   const struct blockdev_options *o, struct err *e) MUST_CHECK;
+/* The same without a name: the root gets one that is made up. */
+bool node_add_plan_anonymous(struct node_add *a, struct daemon *d,
+			     const struct blockdev_options *o, struct err *e)
+	MUST_CHECK;
 bool node_add_open(struct node_add *a, struct err *e) MUST_CHECK;
 /* Everything is in the graph.  Returns the top. */
 struct node *node_add_finish(struct node_add *a);

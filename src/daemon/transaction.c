@@ -537,6 +537,8 @@ prepare(struct transaction *t, const struct transaction_action *a)
 			t, a->u.block_dirty_bitmap_merge->data, e);
 	case TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP:
 		return action_blockdev_backup(t, a->u.blockdev_backup->data, e);
+	case TRANSACTION_ACTION_KIND_DRIVE_BACKUP:
+		return action_drive_backup(t, a->u.drive_backup->data, e);
 	case TRANSACTION_ACTION_KIND_N: break;
 	}
 	return err_set(e, ERR_GENERIC, 0, "unknown action");
@@ -549,7 +551,8 @@ check_grouped(struct transaction *t)
 	for (size_t i = 0; t->grouped && i < t->actions.n; i++) {
 		enum transaction_action_kind k = t->actions.v[i]->type;
 
-		if (k != TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP)
+		if (k != TRANSACTION_ACTION_KIND_BLOCKDEV_BACKUP &&
+		    k != TRANSACTION_ACTION_KIND_DRIVE_BACKUP)
 			return err_set(
 				&t->e, ERR_GENERIC, 0,
 				"Action '%s' does not support transaction "

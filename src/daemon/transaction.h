@@ -89,6 +89,9 @@ bool action_bitmap_merge(struct transaction *t,
 bool action_blockdev_backup(struct transaction *t,
 			    const struct blockdev_backup *a, struct err *e);
 
+bool action_drive_backup(struct transaction *t, const struct drive_backup *a,
+			 struct err *e);
+
 /* --- running one -------------------------------------------------------------------- */
 
 /* @actions is consumed.  @done is called once, on the loop, not from inside;

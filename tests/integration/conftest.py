@@ -29,6 +29,7 @@ REASONS = {
     "qemu-10": "QEMU 7.2 does not do what QEMU 10 does here",
     "restart": "qemu-storage-daemon keeps nothing over a restart",
     "device-names": "qemu-storage-daemon has no device names",
+    "drive-backup": "qemu-storage-daemon has no drive-backup",
 }
 
 

@@ -29,6 +29,7 @@ LANE_IO = 'src/stream/lane-io.c'
 STREAM = 'src/stream/stream.c'
 
 CRASH = 'integration/crash_points'
+DRIVE = 'integration/drive_backup'
 RULES = 'integration/rules'
 BITMAPS = 'integration/bitmaps'
 TRANSACTIONS = 'integration/transactions'
@@ -262,6 +263,25 @@ MUTATIONS = [
     ('transaction.h rule 5', TRANSACTION,
      [('\tassume_cut(t);\n', '\t(void)assume_cut;\n')],
      CRASH, 'test_transaction_rule_5_unanswered_cut_counts_for_every_bitmap'),
+
+    # --- drive-target.h ---------------------------------------------------------
+    ('drive-target.h rule 1', 'src/daemon/drive-backup.c',
+     [('\tok = backup_plan_check(',
+       '\t{\n\t\tstruct err x = ERR_INIT;\n\n'
+       '\t\t(void)!drive_target_open(p.drive, &x);\n\t}\n'
+       '\tok = backup_plan_check(')],
+     DRIVE, 'test_refused_command_cuts_no_file'),
+    ('drive-target.h rule 2', 'src/daemon/drive-target.c',
+     [('\tif (!lock(t, fd, e))\n',
+       '\tif (!t->existing)\n\t\t(void)!cut(t, fd, e);\n'
+       '\tif (!lock(t, fd, e))\n')],
+     DRIVE, 'test_image_in_use_by_another_process_is_not_cut'),
+    ('drive-target.h rule 3, taken back', 'src/daemon/drive-target.c',
+     [('made_file_remove(&t->made);', 'made_file_keep(&t->made);')],
+     DRIVE, 'test_rolled_back_transaction_removes_what_it_made'),
+    ('drive-target.h rule 3, kept', 'src/daemon/drive-target.c',
+     [('\tmade_file_keep(&t->made);\n', '')],
+     DRIVE, 'test_file_can_be_used_when_the_job_is_over'),
 
     # --- paths.h ----------------------------------------------------------------
     ('paths.h rule 1', PATHS,

@@ -134,7 +134,7 @@ class Daemon:
 
 class Stillpoint(Daemon):
     features = frozenset(["stillpoint", "several-clients", "qemu-10",
-                          "restart", "device-names"])
+                          "restart", "device-names", "drive-backup"])
     program = "stillpointd"
 
     def __init__(self, directory, name="stillpoint", state=None, allow=None):
