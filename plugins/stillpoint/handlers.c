@@ -399,7 +399,9 @@ link_node_close(struct link_call *call, struct link_node_close_args *arg)
 		link_call_fail(call, &e);
 		return;
 	}
-	if (n->exports || cut_has(server_cut(call->server), n)) {
+	if (cut_has(server_cut(call->server), n)) /* given up, see below */
+		cut_clear(server_cut(call->server));
+	if (n->exports) {
 		(void)err_set(&e, ERR_GENERIC, 0, "node '%s' is in use",
 			      arg->node);
 		link_call_fail(call, &e);
@@ -548,9 +550,11 @@ link_cut_prepare(struct link_call *call,
 	struct cut *c = server_cut(call->server);
 	struct cut_part *p = NULL;
 
-	if (c->parts && c->id != arg->cut)
-		return err_set(e, ERR_GENERIC, 0,
-			       "another cut is being prepared");
+	/* One cut at a time: an older one was given up, and telling us that
+	 * may have failed for lack of memory.
+	 */
+	if (c->id != arg->cut)
+		cut_clear(c);
 	if (!make_part(call, arg, &p, e))
 		return false;
 	if (cut_has(c, p->node)) {

@@ -20,6 +20,12 @@
 #define BEGIN_EVERY     0.05 /* seconds between attempts to begin */
 #define BEGIN_SECONDS   3.0 /* how long somebody may use our addresses */
 
+/* A data plane that cannot do what it must, say for lack of memory, has
+ * guests: it is asked again before it is killed.
+ */
+#define TROUBLE_EVERY 0.5 /* seconds */
+#define TROUBLE_MAX   10
+
 enum plane_state { DOWN, RESTORING, UP };
 
 struct plane {
@@ -37,6 +43,8 @@ struct plane {
 	double begun; /* seconds since the first attempt */
 	ev_timer connect;
 	double waited;
+	ev_timer again;
+	unsigned troubles; /* since it was up */
 	struct plane_request hello;
 	/* Those who wait for the plane to be up. */
 	struct task *waiting;
@@ -218,33 +226,82 @@ on_event(void *opaque, const char *name, const struct json *data)
 }
 
 static void
+connect_later(struct plane *p)
+{
+	ev_timer_stop(p->d->loop.ev, &p->again);
+	ev_timer_set(&p->again, TROUBLE_EVERY, 0);
+	ev_timer_start(p->d->loop.ev, &p->again);
+}
+
+static void
+drop_link(struct plane *p)
+{
+	p->state = DOWN;
+	ev_timer_stop(p->d->loop.ev, &p->again);
+	if (!p->client)
+		return;
+	link_client_free(steal(&p->client));
+	recover_interrupted(p->d);
+}
+
+static void
 on_link_closed(void *opaque)
 {
 	struct plane *p = opaque;
+	bool was_up = p->state == UP;
 
 	if (!p->stopping && !p->replacing)
 		log_error("lost the link to the data plane");
-	p->state = DOWN;
-	link_client_free(steal(&p->client));
-	recover_interrupted(p->d);
+	drop_link(p);
 	if (p->stopping)
 		return;
-	if (p->adopting) { /* it is gone before we knew it */
-		begin_later(p);
-		return;
-	}
 	/* If nbdkit died it is started again, and that ends the wait. */
-	start_connecting(p);
+	if (p->adopting) /* it is gone before we knew it */
+		begin_later(p);
+	else if (was_up)
+		start_connecting(p);
+	else
+		connect_later(p);
 }
 
-/* It answers, but not in our language. */
+static void
+on_again(struct ev_loop *ev, ev_timer *w, int revents)
+{
+	struct plane *p = container_of(w, struct plane, again);
+
+	(void)ev;
+	(void)revents;
+	drop_link(p);
+	if (p->stopping)
+		return;
+	if (p->adopting)
+		begin_later(p);
+	else
+		start_connecting(p);
+}
+
+/* Is it worth to ask once more? */
+static bool
+bear_with(struct plane *p, const struct err *e)
+{
+	p->state = DOWN;
+	if (++p->troubles == TROUBLE_MAX) {
+		p->troubles = 0;
+		return false;
+	}
+	log_warn("the data plane is asked again: %s", e->msg);
+	connect_later(p);
+	return true;
+}
+
+/* It answers, but not as it should. */
 static void
 refused(struct plane *p, const struct err *e)
 {
-	if (p->adopting)
-		daemon_fail(p->d, e);
-	else
+	if (!p->adopting)
 		plane_give_up(p, e);
+	else if (!bear_with(p, e))
+		daemon_fail(p->d, e);
 }
 
 static void
@@ -418,6 +475,7 @@ plane_new(struct daemon *d)
 	ev_timer_init(&p->begin, on_begin, 0, 0);
 	ev_timer_init(&p->connect, on_connect, 0, 0);
 	ev_timer_init(&p->patience, on_patience, 0, 0);
+	ev_timer_init(&p->again, on_again, 0, 0);
 	return p;
 }
 
@@ -427,6 +485,7 @@ plane_free(struct plane *p)
 	ev_timer_stop(p->d->loop.ev, &p->begin);
 	ev_timer_stop(p->d->loop.ev, &p->connect);
 	ev_timer_stop(p->d->loop.ev, &p->patience);
+	ev_timer_stop(p->d->loop.ev, &p->again);
 	if (p->client)
 		link_client_free(p->client);
 	supervisor_free(p->sup);
@@ -452,12 +511,15 @@ void
 plane_restored(struct plane *p)
 {
 	p->state = UP;
+	p->troubles = 0;
 	release_waiting(p);
 }
 
 void
 plane_give_up(struct plane *p, const struct err *e)
 {
+	if (bear_with(p, e))
+		return;
 	log_error("the data plane cannot be used: %s", e->msg);
 	supervisor_kill(p->sup);
 }

@@ -26,7 +26,7 @@
 
 struct control {
 	_Atomic uint64_t left; /* the allocation that makes it 0 fails */
-	_Atomic uint64_t period; /* and every so manieth after it; 0: none */
+	_Atomic uint64_t period; /* and one of so many after it; 0: none */
 	_Atomic uint64_t seen; /* allocations of the plugin while armed */
 	_Atomic uint64_t failed;
 };
@@ -113,6 +113,19 @@ is_for_the_plugin(void)
 	return found;
 }
 
+/* At no fixed distance: what is tried again must not meet it every time. */
+static uint64_t
+next_failure(void)
+{
+	static _Atomic uint64_t random = 1;
+	uint64_t period = atomic_load(&control->period);
+	uint64_t r = atomic_load(&random) * UINT64_C(6364136223846793005) +
+		     UINT64_C(1442695040888963407);
+
+	atomic_store(&random, r);
+	return period ? 1 + (r >> 33) % (2 * period) : 0;
+}
+
 static bool
 count_one(void)
 {
@@ -126,8 +139,8 @@ count_one(void)
 		;
 	if (left != 1)
 		return false;
-	atomic_store(&control->left, atomic_load(&control->period));
 	atomic_fetch_add(&control->failed, 1);
+	atomic_store(&control->left, next_failure());
 	return true;
 }
 

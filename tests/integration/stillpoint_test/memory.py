@@ -40,8 +40,8 @@ class Shortage:
                                   8 * self.FIELDS.index(name))[0]
 
     def begin(self, first, period=0):
-        """The first-th allocation from now on fails, and then every so
-        manieth."""
+        """The first-th allocation from now on fails, and then about one of
+        period."""
         for name in ("seen", "failed"):
             self._set(name, 0)
         self._set("period", period)
