@@ -116,12 +116,14 @@ main(int argc, char **argv)
 	if (!loop_init(&d.loop))
 		return 1;
 	d.qmp = qmp_server_new(&d.loop, &d);
-	for (; i < argc; i++)
-		if (!listen_on(&d, argv[i], &e)) {
-			log_error("%s", e.msg);
-			return 1;
-		}
-	run(&d);
+	while (i < argc && listen_on(&d, argv[i], &e))
+		i++;
+	if (err_is_set(&e)) {
+		log_error("%s", e.msg);
+		d.exit_code = 1;
+	} else {
+		run(&d);
+	}
 	qmp_server_free(d.qmp);
 	loop_destroy(&d.loop);
 	return d.exit_code;

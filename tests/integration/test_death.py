@@ -88,8 +88,9 @@ def test_running_job_is_failed_after_a_restart_and_its_bitmap_whole(
                                     sync="incremental", bitmap="b"))
     h.pwrite(b"y" * K, 10 << 20)
     q = restart(server)
-    assert [j for j in q.cmd("query-jobs")
-            if j["status"] != "concluded"] == []
+    (job,) = q.cmd("query-jobs")
+    assert (job["id"], job["status"]) == ("j", "concluded")
+    assert "ended while the job ran" in job["error"]
     info = q.bitmap("disk0", "b")
     assert info["count"] == (8 << 20) + K and not info["busy"]
     assert not info.get("inconsistent")

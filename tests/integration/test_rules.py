@@ -125,6 +125,18 @@ def test_graph_rule_1_bitmaps_that_a_cut_does_not_name_go_on(rig):
         assert count(rig, d, "never") == 3 * K
 
 
+def test_graph_rule_1_disabled_bitmap_stops_at_the_cut(rig):
+    """The other bitmap of the disk goes on, and with it the recording."""
+    rig.start()
+    rig.write(3)
+    rig.q.cmd("transaction",
+              actions=on_both("block-dirty-bitmap-disable", "b"))
+    rig.write(9, 10)
+    for d in DISKS:
+        assert count(rig, d, "b") == K
+        assert count(rig, d, "never") == 3 * K
+
+
 def test_graph_rule_2_nothing_is_recorded_without_a_bitmap(rig):
     rig.start()
     assert len(mapped_epochs(rig)) == 2
