@@ -51,12 +51,13 @@ now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* The gate is closed and empty: rule 4 of node.h.  Pointers only. */
+/* The gate is closed and empty: rule 4 of node.h.  Pointers and counters
+ * only.
+ */
 static void
 apply(struct cut_part *p)
 {
 	struct node *n = p->node;
-	struct attached **tail = &n->views;
 	struct epoch *old;
 
 	if (p->epoch || p->stop) {
@@ -65,9 +66,7 @@ apply(struct cut_part *p)
 		n->epoch_id = p->epoch_id;
 		p->epoch = old; /* freed later, when the gate is open */
 	}
-	while (*tail)
-		tail = &(*tail)->next;
-	*tail = p->views;
+	node_attach(n, p->views);
 	p->views = NULL;
 }
 

@@ -245,14 +245,13 @@ bool
 link_view_close(struct link_call *call, const struct link_view_close_args *arg,
 		struct err *e)
 {
-	struct attached **p, *a;
+	struct attached *a;
 	struct node *n = NULL;
 
 	if (!find_node(call, arg->node, &n, e))
 		return false;
-	for (p = &n->views; *p && (*p)->id != arg->view; p = &(*p)->next)
+	for (a = n->views; a && a->id != arg->view; a = a->next)
 		;
-	a = *p;
 	if (!a)
 		return err_set(e, ERR_GENERIC, 0,
 			       "node '%s' has no view %" PRIu64, arg->node,
@@ -275,7 +274,7 @@ link_view_close(struct link_call *call, const struct link_view_close_args *arg,
 		return err_set(e, ERR_GENERIC, 0,
 			       "a copy of node '%s' does not end", arg->node);
 	}
-	*p = a->next;
+	node_detach(n, a);
 	gate_open(&n->gate);
 	attached_free(a);
 	return true;
@@ -306,6 +305,8 @@ make_node(struct link_call *call, struct node_open *op, struct node **out,
 {
 	const struct link_node_open_args *arg = op->arg;
 	AUTO(node_free) struct node *n = node_new(arg->node, op->image);
+	struct attached *views = NULL;
+	bool ok;
 
 	if (!n)
 		return err_set(e, ERR_GENERIC, ENOMEM, "cannot open '%s'",
@@ -321,7 +322,9 @@ make_node(struct link_call *call, struct node_open *op, struct node **out,
 				       "sizes",
 				       arg->node);
 	}
-	if (!make_views(call, n, &arg->views, &n->views, e))
+	ok = make_views(call, n, &arg->views, &views, e);
+	node_attach(n, views);
+	if (!ok)
 		return false;
 	*out = steal(&n);
 	return true;

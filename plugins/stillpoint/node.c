@@ -41,7 +41,7 @@ node_free(struct node *n)
 	struct attached *a;
 
 	while ((a = n->views)) {
-		n->views = a->next;
+		node_detach(n, a);
 		attached_free(a);
 	}
 	if (n->epoch)
@@ -50,6 +50,29 @@ node_free(struct node *n)
 	gate_destroy(&n->gate);
 	free(n->name);
 	free(n);
+}
+
+void
+node_attach(struct node *n, struct attached *views)
+{
+	struct attached **tail = &n->views;
+
+	for (const struct attached *a = views; a; a = a->next)
+		block_hold(n->image);
+	while (*tail)
+		tail = &(*tail)->next;
+	*tail = views;
+}
+
+void
+node_detach(struct node *n, struct attached *a)
+{
+	struct attached **p = &n->views;
+
+	while (*p != a)
+		p = &(*p)->next;
+	*p = a->next;
+	block_release(n->image);
 }
 
 /* Rules 2 and 3; inside the gate. */

@@ -15,6 +15,8 @@
  * 4. Epoch and views change only while the gate is closed and empty.
  * 5. Flushes and reads do not pass the gate: they change nothing.
  * 6. A request that is throttled waits before it enters the gate.
+ * 7. While a view is attached, the image holds the space that is given up
+ *    (block_hold), also when the view was there before this process.
  */
 #ifndef PLUGIN_NODE_H
 #define PLUGIN_NODE_H
@@ -60,6 +62,13 @@ struct node *node_new(const char *name, struct block *image);
 /* Nobody uses it any more.  Closes the image; may block. */
 void node_free(struct node *n);
 DEFINE_CLEANUP(struct node, node_free);
+
+/* Rule 7; link thread, with the gate closed or before there are guests.
+ * @views is consumed; they come behind those that are there.
+ */
+void node_attach(struct node *n, struct attached *views);
+/* Take @a off, which is one of them: the caller owns it. */
+void node_detach(struct node *n, struct attached *a);
 
 /* --- guest threads; each returns 0 or an errno value ----------------------- */
 

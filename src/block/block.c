@@ -189,6 +189,17 @@ block_release(struct block *b)
 		block_release(c);
 }
 
+int
+block_refresh(struct block *b)
+{
+	int r = b->ops->refresh ? b->ops->refresh(b) : 0;
+	struct block *c;
+
+	for (unsigned i = 0; !r && (c = block_child(b, i)); i++)
+		r = block_refresh(c);
+	return r;
+}
+
 /* --- what an image is made of ------------------------------------------------ */
 
 struct block *

@@ -87,6 +87,10 @@ struct block_ops {
 	void (*release)(struct block *b);
 	/* Optional: wait for a request's turn (throttle.h). */
 	void (*admit)(struct block *b, bool write, uint64_t len);
+	/* Optional: forget what was read of the image's tables; another
+	 * process writes to it.
+	 */
+	int (*refresh)(struct block *b);
 	/* Optional: the driver above is about to do this. */
 	void (*event)(struct block *b, enum block_event event);
 };
@@ -147,6 +151,10 @@ void block_event(struct block *b, enum block_event event);
 /* Reach every layer below as well. */
 void block_hold(struct block *b);
 void block_release(struct block *b);
+/* A second open of an image that is written elsewhere, after a cut and before
+ * anything is read for it: tables are read again, in every layer.
+ */
+int block_refresh(struct block *b);
 
 /* --- what an image is made of ---------------------------------------------- */
 

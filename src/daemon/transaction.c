@@ -265,6 +265,31 @@ published(void *opaque, const struct err *e)
 	finish(t, NULL);
 }
 
+/* Readers opened their images before the cut, and space that was given up by
+ * then may be in use again.
+ */
+static void
+refresh_run(struct work *w)
+{
+	struct transaction *t = container_of(w, struct transaction, work);
+
+	PARK("transaction.refreshing");
+	for (struct new_view *v = t->views; v; v = v->next) {
+		int r = block_refresh(v->v->image);
+
+		if (r)
+			view_break(v->v->states, r);
+	}
+}
+
+static void
+refreshed(struct work *w)
+{
+	struct transaction *t = container_of(w, struct transaction, work);
+
+	registry_publish(t->d->registry, published, t);
+}
+
 static void
 cut_done(struct transaction *t)
 {
@@ -272,7 +297,8 @@ cut_done(struct transaction *t)
 		set_epoch(c);
 	for (struct new_view *v = t->views; v; v = v->next)
 		view_file_ready(v->v, steal(&v->block));
-	registry_publish(t->d->registry, published, t);
+	t->work = (struct work){ .run = refresh_run, .done = refreshed };
+	work_submit(t->d->work, &t->d->loop, &t->work);
 }
 
 /* --- step 3: the data plane ---------------------------------------------------------- */

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/qcow2/qcow2.h"
+
 #include "block/blkdebug.h"
 
 static bool
@@ -132,6 +134,43 @@ open_throttle(const struct link_image *i, struct link_msg *msg,
 	       block_throttle_open(file, t->group, &limits, out, e);
 }
 
+struct qcow2_children {
+	struct block *file, *backing, *data; /* owned */
+};
+
+static void
+children_free(struct qcow2_children *c)
+{
+	if (c->file)
+		block_free(c->file);
+	if (c->backing)
+		block_free(c->backing);
+	if (c->data)
+		block_free(c->data);
+}
+
+static bool
+open_qcow2(const struct link_image *i, struct link_msg *msg, struct block **out,
+	   struct err *e)
+{
+	const struct link_image_qcow2 *q = i->u.qcow2;
+	struct qcow2_children c = { 0 };
+	struct qcow2_options o = { .read_only = i->read_only,
+				   .live = q->live,
+				   .cache_size = q->cache_size };
+
+	if (!link_image_open(q->file, msg, &c.file, e) ||
+	    (q->backing && !link_image_open(q->backing, msg, &c.backing, e)) ||
+	    (q->data_file && !link_image_open(q->data_file, msg, &c.data, e))) {
+		children_free(&c);
+		return false;
+	}
+	o.file = c.file;
+	o.backing = c.backing;
+	o.data = c.data;
+	return qcow2_open(&o, out, e);
+}
+
 static bool
 open_driver(const struct link_image *i, struct link_msg *msg,
 	    struct block **out, struct err *e)
@@ -143,6 +182,7 @@ open_driver(const struct link_image *i, struct link_msg *msg,
 		return block_null_open(i->u.null_co->size,
 				       i->u.null_co->latency_ns, out, e);
 	case LINK_DRIVER_NBD: return open_nbd(i, out, e);
+	case LINK_DRIVER_QCOW2: return open_qcow2(i, msg, out, e);
 	case LINK_DRIVER_BLKDEBUG: return open_blkdebug(i, msg, out, e);
 	case LINK_DRIVER_THROTTLE: return open_throttle(i, msg, out, e);
 	case LINK_DRIVER_N: break;

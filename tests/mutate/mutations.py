@@ -260,6 +260,12 @@ MUTATIONS = [
        '\tif (!r)\n\t\tr = block_pwrite(n->image, buf, len, off);\n'
        '\tPARK("node.written");\n')],
      'node', 'rule_1_the_image_changes_inside_the_gate'),
+    ('node.h rule 7', NODE,
+     [('\t\tblock_hold(n->image);', '\t\t(void)a;')],
+     'node', 'rule_7_the_image_holds_space_while_a_view_is_attached'),
+    ('node.h rule 7, and not longer', NODE,
+     [('\tblock_release(n->image);\n', '')],
+     'node', 'rule_7_the_image_holds_space_while_a_view_is_attached'),
     ('node.h rule 2', NODE,
      [('epoch_set(n->epoch, off, len);', '(void)0;')],
      'node', 'rule_2_the_bits_are_set_before_the_image_changes'),

@@ -159,6 +159,18 @@ mem_free(struct block *b)
 	mem_image_free(to_mem(b));
 }
 
+static void
+mem_hold(struct block *b)
+{
+	to_mem(b)->holds++;
+}
+
+static void
+mem_release(struct block *b)
+{
+	to_mem(b)->holds--;
+}
+
 static const struct block_ops mem_ops = {
 	.name = "mem",
 	.free = mem_free,
@@ -168,6 +180,8 @@ static const struct block_ops mem_ops = {
 	.discard = mem_discard,
 	.flush = mem_flush,
 	.extent = mem_extent,
+	.hold = mem_hold,
+	.release = mem_release,
 };
 
 unsigned char

@@ -28,6 +28,7 @@ struct mem_image {
 	_Atomic unsigned read_ms; /* reads take so long */
 	_Atomic unsigned reads, writes, zeroes, discards, flushes;
 	_Atomic uint64_t bytes_read;
+	_Atomic unsigned holds; /* block_hold without block_release */
 	/* Called, when set, at the beginning of reads, changes and extents.
 	 * A hook that itself makes requests takes itself away first.
 	 */

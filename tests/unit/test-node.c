@@ -61,10 +61,10 @@ rig_init(struct rig *r)
 	r->node = node_new("disk", &r->image->block);
 	assert_non_null(r->node);
 	r->node->epoch = epoch_make();
-	r->node->views = attached_make(r->image, &r->view[0], tmpfs_file(),
-				       CBW_BREAK_SNAPSHOT);
-	r->node->views->next = attached_make(r->image, &r->view[1],
-					     tmpfs_file(), CBW_BREAK_SNAPSHOT);
+	node_attach(r->node, attached_make(r->image, &r->view[0], tmpfs_file(),
+					   CBW_BREAK_SNAPSHOT));
+	node_attach(r->node, attached_make(r->image, &r->view[1], tmpfs_file(),
+					   CBW_BREAK_SNAPSHOT));
 }
 
 static void
@@ -351,6 +351,27 @@ fua_flushes_after_the_change_and_not_after_a_failure(void **s)
 }
 
 static void
+rule_7_the_image_holds_space_while_a_view_is_attached(void **s)
+{
+	struct attached *a;
+	struct rig r;
+
+	(void)s;
+	rig_init(&r);
+	assert_int_equal(r.image->holds, 2);
+	a = r.node->views;
+	node_detach(r.node, a);
+	attached_free(a);
+	assert_int_equal(r.image->holds, 1);
+	a = r.node->views;
+	node_detach(r.node, a);
+	attached_free(a);
+	assert_int_equal(r.image->holds, 0);
+	assert_null(r.node->views);
+	rig_destroy(&r);
+}
+
+static void
 a_node_without_epoch_and_views_just_writes(void **s)
 {
 	struct mem_image *m = mem_image_new(SIZE);
@@ -384,6 +405,8 @@ main(void)
 		cmocka_unit_test(
 			rule_3_a_view_that_breaks_does_not_keep_the_others_from_saving),
 		cmocka_unit_test(rule_5_reads_and_flushes_pass_a_closed_gate),
+		cmocka_unit_test(
+			rule_7_the_image_holds_space_while_a_view_is_attached),
 		cmocka_unit_test(
 			a_discard_that_the_image_drops_changes_nothing_and_records_nothing),
 		cmocka_unit_test(

@@ -490,4 +490,5 @@ static const struct block_ops qcow2_ops = {
 	.compress = qcow2_compress,
 	.hold = qcow2_hold,
 	.release = qcow2_release,
+	.refresh = qcow2_refresh,
 };
