@@ -16,6 +16,14 @@ child_role_str(enum child_role role)
 }
 
 static const struct blockdev_ref *
+find_qcow2(const struct blockdev_options_qcow2 *o, enum child_role role)
+{
+	if (role == CHILD_FILE)
+		return o->file;
+	return role == CHILD_DATA_FILE ? o->data_file : NULL;
+}
+
+static const struct blockdev_ref *
 find(const struct blockdev_options *o, enum child_role role)
 {
 	switch (o->driver) {
@@ -25,8 +33,32 @@ find(const struct blockdev_options *o, enum child_role role)
 		return role == CHILD_IMAGE ? o->u.blkdebug->image : NULL;
 	case BLOCKDEV_DRIVER_THROTTLE:
 		return role == CHILD_FILE ? o->u.throttle->file : NULL;
+	case BLOCKDEV_DRIVER_QCOW2: return find_qcow2(o->u.qcow2, role);
 	default: return NULL;
 	}
+}
+
+/* What may be explicitly nothing. */
+static const struct blockdev_ref_or_null *
+backing(const struct blockdev_options *o)
+{
+	return o->driver == BLOCKDEV_DRIVER_QCOW2 ? o->u.qcow2->backing : NULL;
+}
+
+static bool
+backing_option(const struct blockdev_ref_or_null *r, struct child_option *out)
+{
+	if (r->type == JSON_STRING)
+		out->reference = r->u.reference;
+	else if (r->type == JSON_OBJECT)
+		out->definition = r->u.definition;
+	return r->type != JSON_NULL;
+}
+
+bool
+children_say_nothing(const struct blockdev_options *o, enum child_role role)
+{
+	return role == CHILD_BACKING ? !backing(o) : !find(o, role);
 }
 
 bool
@@ -36,6 +68,8 @@ children_option(const struct blockdev_options *o, enum child_role role,
 	const struct blockdev_ref *r = find(o, role);
 
 	*out = (struct child_option){ 0 };
+	if (role == CHILD_BACKING && backing(o))
+		return backing_option(backing(o), out);
 	if (!r)
 		return false;
 	if (r->type == JSON_STRING)

@@ -31,4 +31,8 @@ struct child_option {
 bool children_option(const struct blockdev_options *o, enum child_role role,
 		     struct child_option *out);
 
+/* @o leaves it to the image: neither a node nor null is given. */
+bool children_say_nothing(const struct blockdev_options *o,
+			  enum child_role role);
+
 #endif

@@ -172,6 +172,44 @@ describe_throttle(const struct node *n, bool read_only, int *fds,
 	return i;
 }
 
+static struct link_image *
+describe_child(const struct node *n, enum child_role role, bool read_only,
+	       int *fds, unsigned *nfds)
+{
+	const struct node *c = n->child[role];
+
+	return c ? describe(c, read_only, fds, nfds) : NULL;
+}
+
+/* One number for all caches: what was asked for in parts is added up. */
+static uint64_t
+cache_size(const struct blockdev_options_qcow2 *o)
+{
+	int64_t sum = 0;
+
+	if (o->has_cache_size)
+		return (uint64_t)o->cache_size;
+	if (o->has_l2_cache_size)
+		sum += o->l2_cache_size;
+	if (o->has_refcount_cache_size)
+		sum += o->refcount_cache_size;
+	return (uint64_t)sum;
+}
+
+static struct link_image *
+describe_qcow2(const struct node *n, bool read_only, int *fds, unsigned *nfds)
+{
+	struct link_image *i = common(n, LINK_DRIVER_QCOW2);
+	struct link_image_qcow2 *to = i->u.qcow2 = xzalloc(sizeof *to);
+
+	to->file = describe_child(n, CHILD_FILE, read_only, fds, nfds);
+	to->backing = describe_child(n, CHILD_BACKING, true, fds, nfds);
+	to->data_file =
+		describe_child(n, CHILD_DATA_FILE, read_only, fds, nfds);
+	to->cache_size = cache_size(n->options->u.qcow2);
+	return i;
+}
+
 /* --- all of them ------------------------------------------------------------------ */
 
 static struct link_image *
@@ -187,6 +225,8 @@ by_driver(const struct node *n, bool read_only, int *fds, unsigned *nfds)
 		return describe_blkdebug(n, read_only, fds, nfds);
 	case BLOCKDEV_DRIVER_THROTTLE:
 		return describe_throttle(n, read_only, fds, nfds);
+	case BLOCKDEV_DRIVER_QCOW2:
+		return describe_qcow2(n, read_only, fds, nfds);
 	case BLOCKDEV_DRIVER_N: break;
 	}
 	assert(!"a driver");

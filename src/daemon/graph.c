@@ -145,6 +145,7 @@ node_free(struct node *n)
 	if (n->target)
 		target_free(n->target);
 	blockdev_options_free(n->options);
+	free(n->qcow2);
 	free(n->name);
 	free(n);
 }

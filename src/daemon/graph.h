@@ -31,10 +31,14 @@ struct daemon;
 struct filter;
 struct graph;
 struct job;
+struct qcow2_header;
 struct target;
 struct view_file;
 
-/* A chain is described in one message, with a descriptor for each file. */
+/* A chain is described in one message, with a descriptor for each file
+ * (LINK_MAX_FDS, less what an epoch and views need).  An overlay is two nodes,
+ * itself and its file: chains of 64 of them.
+ */
 #define NODE_MAX_LAYERS 128
 
 struct bitmap {
@@ -63,6 +67,10 @@ struct node {
 	struct throttle_config limits; /* a throttle node's group's */
 	struct target *target; /* owned; an nbd node's connection */
 	struct node *child[CHILD_ROLES]; /* each a reference, or NULL */
+	/* While it is being added: whose child it becomes; borrowed. */
+	const struct node *above;
+	/* A qcow2 node: what the image's header said; owned, or NULL. */
+	struct qcow2_header *qcow2;
 	unsigned layers; /* how many nodes a description of it names */
 	unsigned parents; /* how many nodes have it as a child */
 	struct epoch_file *epoch; /* open epoch: a reference, or NULL */
@@ -100,7 +108,8 @@ struct graph {
 	struct object *objects;
 	struct filter *filters; /* owned by their jobs; newest first */
 	uint64_t next_id; /* for epochs, views, cuts */
-	unsigned next_anonymous; /* for names of nodes without one */
+	_Atomic unsigned next_anonymous; /* for names of nodes without one;
+					  * any thread */
 };
 
 struct graph *graph_new(struct daemon *d);

@@ -47,6 +47,9 @@ identity_changed(const struct node *n, const struct registry_identity *then)
 
 	if (!look(n, &now))
 		return NULL;
+	/* while it is in use, the file of an image in a format grows */
+	if (n->qcow2 && then->mtime_ns == TIME_UNKNOWN)
+		now.size = then->size;
 	if (now.device != then->device || now.inode != then->inode)
 		return "the image is another file than the one it recorded";
 	if (now.size != then->size ||

@@ -11,6 +11,8 @@
 
 #include "base/bits.h"
 #include "block/lock.h"
+#include "block/qcow2/qcow2.h"
+#include "daemon/chain.h"
 #include "daemon/daemon.h"
 #include "daemon/describe.h"
 #include "daemon/paths.h"
@@ -125,7 +127,30 @@ image_plan(const struct node *n, struct link_msg *msg)
 	return i;
 }
 
-/* The size that an image with the node's description has. */
+/* A reader never writes, whatever layer it looks at. */
+static void
+make_read_only(struct link_image *i)
+{
+	i->read_only = true;
+	switch (i->driver) {
+	case LINK_DRIVER_RAW: make_read_only(i->u.raw->file); break;
+	case LINK_DRIVER_THROTTLE: make_read_only(i->u.throttle->file); break;
+	case LINK_DRIVER_BLKDEBUG: make_read_only(i->u.blkdebug->image); break;
+	case LINK_DRIVER_QCOW2:
+		i->u.qcow2->live = true;
+		make_read_only(i->u.qcow2->file);
+		if (i->u.qcow2->backing)
+			make_read_only(i->u.qcow2->backing);
+		if (i->u.qcow2->data_file)
+			make_read_only(i->u.qcow2->data_file);
+		break;
+	default: break;
+	}
+}
+
+/* The size that an image with the node's description has.  The data plane may
+ * have it open for writing: look only.
+ */
 static bool
 try_open(struct node *n, struct err *e)
 {
@@ -134,6 +159,7 @@ try_open(struct node *n, struct err *e)
 	struct block *b;
 	bool ok;
 
+	make_read_only(i);
 	ok = link_image_open(i, &m, &b, e);
 	link_msg_clear(&m);
 	if (!ok)
@@ -151,7 +177,8 @@ open_file(struct daemon *d, struct node *n, struct err *e)
 	/* a descriptor that the data plane kept is locked already */
 	if (n->fd < 0) {
 		if (!open_path(d, n, &fd, e) ||
-		    !kind_check(n->options, fd, e) || !lock(n, fd, e))
+		    !kind_check(n->options, fd, e) ||
+		    !chain_check_loop(n, fd, e) || !lock(n, fd, e))
 			return false;
 		n->fd = steal_fd(&fd);
 	} else if ((fcntl(n->fd, F_GETFL) & O_ACCMODE) == O_RDONLY) {
@@ -245,6 +272,87 @@ open_throttle(struct node *n, struct err *e)
 	return needs_writing(n, n->child[CHILD_FILE], e) && try_open(n, e);
 }
 
+/* --- qcow2 ------------------------------------------------------------------------- */
+
+bool
+image_probe(struct node *n, struct err *e)
+{
+	AUTO(free) struct qcow2_info *info = xzalloc(sizeof *info);
+	struct link_msg m = { 0 };
+	AUTO(link_image_free)
+	struct link_image *i = image_plan(n->child[CHILD_FILE], &m);
+	struct block *b;
+	bool ok;
+
+	make_read_only(i);
+	ok = link_image_open(i, &m, &b, e);
+	link_msg_clear(&m);
+	if (!ok)
+		return false;
+	ok = qcow2_probe(b, info, e);
+	block_free(b);
+	if (!ok)
+		return err_prefix(e, "Could not open '%s': ", node_filename(n));
+	n->qcow2 = xzalloc(sizeof *n->qcow2);
+	*n->qcow2 = info->header;
+	return true;
+}
+
+static bool
+cache_check(const struct blockdev_options_qcow2 *o, struct err *e)
+{
+	int64_t whole = o->has_cache_size ? o->cache_size : INT64_MAX;
+
+	if ((o->has_cache_size && o->cache_size < 0) ||
+	    (o->has_l2_cache_size && o->l2_cache_size < 0) ||
+	    (o->has_refcount_cache_size && o->refcount_cache_size < 0))
+		return err_set(e, ERR_GENERIC, 0,
+			       "the size of a cache cannot be negative");
+	if (o->has_cache_size && o->has_l2_cache_size &&
+	    o->has_refcount_cache_size)
+		return err_set(e, ERR_GENERIC, 0,
+			       "cache-size, l2-cache-size and "
+			       "refcount-cache-size may not be set at the same "
+			       "time");
+	if (o->has_l2_cache_size && o->l2_cache_size > whole)
+		return err_set(e, ERR_GENERIC, 0,
+			       "l2-cache-size may not exceed cache-size");
+	if (o->has_refcount_cache_size && o->refcount_cache_size > whole)
+		return err_set(e, ERR_GENERIC, 0,
+			       "refcount-cache-size may not exceed cache-size");
+	return true;
+}
+
+/* This layer alone: those below were opened before. */
+static bool
+try_layer(struct node *n, struct err *e)
+{
+	struct node *backing = n->child[CHILD_BACKING];
+	bool ok;
+
+	n->child[CHILD_BACKING] = NULL;
+	ok = try_open(n, e);
+	n->child[CHILD_BACKING] = backing;
+	return ok;
+}
+
+static bool
+open_qcow2(struct node *n, struct err *e)
+{
+	const struct node *data = n->child[CHILD_DATA_FILE];
+
+	if (!cache_check(n->options->u.qcow2, e) ||
+	    !needs_writing(n, n->child[CHILD_FILE], e) ||
+	    (data && !needs_writing(n, data, e)))
+		return false;
+	if (!n->read_only && n->qcow2->incompat & QCOW2_CORRUPT)
+		return err_set(e, ERR_GENERIC, 0,
+			       "qcow2: Image is corrupt; cannot be opened "
+			       "read/write");
+	return try_layer(n, e) ||
+	       err_prefix(e, "Could not open '%s': ", node_filename(n));
+}
+
 /* --- null-co ------------------------------------------------------------------------ */
 
 static bool
@@ -320,22 +428,10 @@ image_open(struct daemon *d, struct node *n, struct err *e)
 	case BLOCKDEV_DRIVER_NBD: return open_nbd(d, n, e);
 	case BLOCKDEV_DRIVER_BLKDEBUG: return open_blkdebug(d, n, e);
 	case BLOCKDEV_DRIVER_THROTTLE: return open_throttle(n, e);
+	case BLOCKDEV_DRIVER_QCOW2: return open_qcow2(n, e);
 	case BLOCKDEV_DRIVER_N: break;
 	}
 	return err_set(e, ERR_GENERIC, 0, "unknown driver");
-}
-
-/* A reader never writes, whatever layer it looks at. */
-static void
-make_read_only(struct link_image *i)
-{
-	i->read_only = true;
-	switch (i->driver) {
-	case LINK_DRIVER_RAW: make_read_only(i->u.raw->file); break;
-	case LINK_DRIVER_THROTTLE: make_read_only(i->u.throttle->file); break;
-	case LINK_DRIVER_BLKDEBUG: make_read_only(i->u.blkdebug->image); break;
-	default: break;
-	}
 }
 
 struct link_image *

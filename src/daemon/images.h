@@ -16,6 +16,11 @@ struct daemon;
  */
 bool image_open(struct daemon *d, struct node *n, struct err *e) MUST_CHECK;
 
+/* Worker thread; may block.  Read the header of a qcow2 node whose file is open
+ * into n->qcow2.
+ */
+bool image_probe(struct node *n, struct err *e) MUST_CHECK;
+
 /* How to open @n, and copies of its descriptors.  Loop.  Free the image
  * yourself.
  */

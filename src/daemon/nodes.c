@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/chain.h"
 #include "daemon/daemon.h"
 #include "daemon/filters.h"
 #include "daemon/images.h"
@@ -129,12 +130,8 @@ plan_children(struct node_add *a, struct node *n, unsigned depth, struct err *e)
 				: plan(a, c.definition, n, role, depth + 1, e);
 		if (!n->child[i])
 			return false;
-		n->layers += n->child[i]->layers;
 	}
-	return n->layers <= NODE_MAX_LAYERS ||
-	       err_set(e, ERR_GENERIC, 0,
-		       "Node '%s' has more than %d nodes below it", n->name,
-		       NODE_MAX_LAYERS - 1);
+	return true;
 }
 
 /* @parent NULL: the root.  NULL: it failed, and what was planned is in @a. */
@@ -157,6 +154,7 @@ plan(struct node_add *a, const struct blockdev_options *o,
 	n = bare_node(o, name);
 	if (!objects_fill_limits(a->d->graph, n, e))
 		return NULL;
+	n->above = parent;
 	if (parent)
 		inherit(n->options, parent->options, role);
 	if (!plan_children(a, n, depth, e) ||
@@ -190,11 +188,64 @@ node_add_plan_anonymous(struct node_add *a, struct daemon *d,
 /* --- opening (worker) -------------------------------------------------------------- */
 
 bool
+node_add_named(struct node_add *a, size_t at, enum child_role role,
+	       const struct blockdev_options *o, struct err *e)
+{
+	struct node_add sub = { .d = a->d };
+	struct node *n = a->v[at];
+	bool ok;
+
+	n->child[role] = plan(&sub, o, n, role, 1, e);
+	ok = n->child[role] != NULL;
+	/* nodes that could not be planned are freed along with the others */
+	a->v = xrealloc(a->v, a->n + sub.n, sizeof a->v[0]);
+	memmove(a->v + at + sub.n, a->v + at, (a->n - at) * sizeof a->v[0]);
+	memcpy(a->v + at, sub.v, sub.n * sizeof a->v[0]);
+	a->n += sub.n;
+	free(sub.v);
+	return ok;
+}
+
+/* Its children are open. */
+static bool
+count_layers(struct node *n, struct err *e)
+{
+	n->layers = 1;
+	for (int i = 0; i < CHILD_ROLES; i++)
+		if (n->child[i])
+			n->layers += n->child[i]->layers;
+	return n->layers <= NODE_MAX_LAYERS ||
+	       err_set(e, ERR_GENERIC, 0,
+		       "Node '%s' has more than %d nodes below it", n->name,
+		       NODE_MAX_LAYERS - 1);
+}
+
+static bool
+is_file(const struct node *n)
+{
+	return n->options->driver == BLOCKDEV_DRIVER_FILE ||
+	       n->options->driver == BLOCKDEV_DRIVER_HOST_DEVICE;
+}
+
+bool
 node_add_open(struct node_add *a, struct err *e)
 {
-	for (size_t i = 0; i < a->n; i++)
-		if (!image_open(a->d, a->v[i], e))
+	size_t i = 0;
+
+	while (i < a->n) {
+		struct node *n = a->v[i];
+		size_t had = a->n;
+
+		if (!chain_look(a, i, e))
 			return false;
+		if (a->n > had)
+			continue; /* others come before it now */
+		if (a->kept && is_file(n))
+			n->fd = a->kept(a->opaque, n);
+		if (!count_layers(n, e) || !image_open(a->d, n, e))
+			return false;
+		i++;
+	}
 	return true;
 }
 
@@ -205,8 +256,10 @@ node_add_finish(struct node_add *a)
 {
 	struct node *top = a->v[a->n - 1];
 
-	for (size_t i = 0; i < a->n; i++)
+	for (size_t i = 0; i < a->n; i++) {
+		a->v[i]->above = NULL;
 		graph_add_node(a->d->graph, a->v[i]);
+	}
 	top->monitor_owned = true;
 	a->n = 0;
 	node_add_clear(a);

@@ -12,6 +12,11 @@ struct node_add {
 	struct daemon *d; /* borrowed */
 	struct node **v; /* owned: children come before their parents */
 	size_t n;
+	/* Optional, called on the worker: a descriptor of the file of @n that
+	 * somebody has open and locked already (a copy of it, or -1).
+	 */
+	int (*kept)(void *opaque, const struct node *n);
+	void *opaque;
 };
 
 /* @o is borrowed for the call.  Nodes that it refers to must stay until
@@ -24,6 +29,11 @@ bool node_add_plan_anonymous(struct node_add *a, struct daemon *d,
 			     const struct blockdev_options *o, struct err *e)
 	MUST_CHECK;
 bool node_add_open(struct node_add *a, struct err *e) MUST_CHECK;
+/* While it opens: a->v[at] has a child besides, which was not in its options;
+ * it is opened before.  No node in @o has a name or refers to another.
+ */
+bool node_add_named(struct node_add *a, size_t at, enum child_role role,
+		    const struct blockdev_options *o, struct err *e) MUST_CHECK;
 /* Everything is in the graph.  Returns the top. */
 struct node *node_add_finish(struct node_add *a);
 void node_add_clear(struct node_add *a);

@@ -331,20 +331,13 @@ node_opened(struct work *w)
 	open_next_node(r);
 }
 
-static void
-use_kept(struct recovery *r)
+/* Worker; what was kept does not change meanwhile. */
+static int
+take_kept(void *opaque, const struct node *n)
 {
-	for (size_t i = 0; i < r->add.n; i++) {
-		struct node *n = r->add.v[i];
-		int fd;
+	int fd = find_kept(opaque, n);
 
-		if (n->options->driver != BLOCKDEV_DRIVER_FILE &&
-		    n->options->driver != BLOCKDEV_DRIVER_HOST_DEVICE)
-			continue;
-		fd = find_kept(r, n);
-		if (fd >= 0)
-			n->fd = dup_cloexec(fd);
-	}
+	return fd >= 0 ? dup_cloexec(fd) : -1;
 }
 
 static void
@@ -355,7 +348,7 @@ open_next_node(struct recovery *r)
 	PARK("recover.node");
 	while (r->doc && r->at < r->doc->nodes.n && !r->d->ending) {
 		from = r->doc->nodes.v[r->at];
-		r->add = (struct node_add){ 0 };
+		r->add = (struct node_add){ .kept = take_kept, .opaque = r };
 		if (!node_add_plan(&r->add, r->d, from->options, &r->e)) {
 			node_lost(r, from, &r->e);
 			err_clear(&r->e);
@@ -363,7 +356,6 @@ open_next_node(struct recovery *r)
 			r->at++;
 			continue;
 		}
-		use_kept(r);
 		r->work = (struct work){ .run = node_run, .done = node_opened };
 		pending_begin(r->d);
 		work_submit(r->d->work, &r->d->loop, &r->work);

@@ -8,6 +8,7 @@ the whole system (the programs integration/NAME).
 ACTIONS = 'src/daemon/bitmap-actions.c'
 BACKUP = 'src/daemon/backup.c'
 CALL = 'src/daemon/call.c'
+CHAIN = 'src/daemon/chain.c'
 CUT = 'plugins/stillpoint/cut.c'
 GRAPH = 'src/daemon/graph.c'
 GUESTS = 'src/daemon/guest-server.c'
@@ -30,6 +31,7 @@ STREAM = 'src/stream/stream.c'
 
 CRASH = 'integration/crash_points'
 DRIVE = 'integration/drive_backup'
+QCOW2_CHAIN = 'integration/qcow2_chain'
 RULES = 'integration/rules'
 BITMAPS = 'integration/bitmaps'
 TRANSACTIONS = 'integration/transactions'
@@ -384,6 +386,28 @@ MUTATIONS = [
      [('return s->listeners.n ? &s->listeners : &s->idling;',
        'return &s->listeners;')],
      'supervisor', 'rule_5_other_addresses_take_another_nbdkit'),
+
+    # --- chain.h ---------------------------------------------------------------
+    ('chain.h rule 1, a protocol', CHAIN,
+     [("if (name[strcspn(name, \":/\")] == ':') {", 'if (false) {')],
+     QCOW2_CHAIN, 'test_headers_name_only_files'),
+    ('chain.h rule 1, the directory', CHAIN,
+     [("if (name[0] == '/' || node_fd(n) < 0 || !slash)", 'if (true)')],
+     QCOW2_CHAIN, 'test_backing_file_is_opened_for_the_header'),
+    ('chain.h rule 2', CHAIN,
+     [('if (!h->has_backing_format) {', 'if (false) {'),
+      ('if (strcmp(format, "raw") == 0) {',
+       'if (!*format || strcmp(format, "raw") == 0) {')],
+     QCOW2_CHAIN, 'test_formats_are_never_probed'),
+    ('chain.h rule 3, loops', CHAIN,
+     [('if (other >= 0 && fstat', 'if (false && fstat')],
+     QCOW2_CHAIN, 'test_no_image_is_below_itself'),
+    ('chain.h rule 3, an end', NODES,
+     [('return n->layers <= NODE_MAX_LAYERS ||', 'return true ||')],
+     QCOW2_CHAIN, 'test_chains_end_at_64_images'),
+    ('chain.h rule 4', NODES,
+     [('(role == CHILD_BACKING || parent->read_only)', 'parent->read_only')],
+     QCOW2_CHAIN, 'test_two_overlays_share_a_backing_file'),
 
     # --- stream.h ---------------------------------------------------------------
     ('stream.h rule 1, a flush', LANE_IO,
