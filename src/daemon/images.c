@@ -4,9 +4,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include "base/bits.h"
@@ -94,6 +96,23 @@ lock(const struct node *n, int fd, struct err *e)
 	return false;
 }
 
+/* The kernel lets a device that cannot be written be opened for writing. */
+static bool
+open_to_write(struct daemon *d, const char *name, int flags, int *out,
+	      struct err *e)
+{
+	AUTO(close) int fd = -1;
+	int read_only = 0;
+
+	if (!paths_open(d->paths, name, flags | O_RDWR, &fd, e))
+		return false;
+	if (ioctl(fd, BLKROGET, &read_only) == 0 && read_only)
+		return err_set(e, ERR_GENERIC, EACCES, "Could not open '%s'",
+			       name);
+	*out = steal_fd(&fd);
+	return true;
+}
+
 static bool
 open_path(struct daemon *d, struct node *n, int *fd, struct err *e)
 {
@@ -104,7 +123,7 @@ open_path(struct daemon *d, struct node *n, int *fd, struct err *e)
 
 	if (n->read_only)
 		return paths_open(d->paths, name, flags | O_RDONLY, fd, e);
-	if (paths_open(d->paths, name, flags | O_RDWR, fd, &first))
+	if (open_to_write(d, name, flags, fd, &first))
 		return true;
 	if (o->auto_read_only && (first.os == EACCES || first.os == EROFS)) {
 		n->read_only = true;
