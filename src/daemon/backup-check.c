@@ -107,13 +107,28 @@ check_target(struct backup_plan *p, struct err *e)
 	return true;
 }
 
-/* What other issues of QEMU's surface ask for and we do not have. */
+/* QEMU would discard what guests use. */
 static bool
-check_supported(const struct blockdev_backup *a, struct err *e)
+check_discard(const struct backup_plan *p, struct err *e)
 {
-	if (a->discard_source)
+	const struct node *n = p->source;
+
+	if (!p->a->discard_source)
+		return true;
+	if (n->read_only)
 		return err_set(e, ERR_GENERIC, 0,
-			       "discard-source is not supported");
+			       "Could not create node: Block node is "
+			       "read-only");
+	if (n->exports)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Node '%s' is busy: it is exported, and "
+			       "discard-source would discard what is in use",
+			       n->name);
+	if (n->views)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Node '%s' is busy: block device is in use by "
+			       "block job: backup",
+			       n->name);
 	return true;
 }
 
@@ -145,6 +160,8 @@ check_sizes(struct backup_plan *p, struct graph *graph, struct err *e)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Could not create node: Block node is "
 			       "read-only");
+	if (!check_discard(p, e))
+		return false;
 	if (perf && perf->has_min_cluster_size && perf->min_cluster_size) {
 		wanted = perf->min_cluster_size;
 		if (!is_pow2(wanted))
@@ -177,5 +194,5 @@ backup_plan_check(struct backup_plan *p, struct daemon *d, struct err *e)
 	if (!p->drive)
 		p->target = resolve(d, p->a->target, e);
 	return p->target && check_bitmap(p, e) && check_target(p, e) &&
-	       check_supported(p->a, e) && check_sizes(p, d->graph, e);
+	       check_sizes(p, d->graph, e);
 }

@@ -66,3 +66,24 @@ backup_target_cluster(const struct node *n, uint64_t wanted)
 		return stream_cluster(t, wanted);
 	return max_u64(STREAM_MIN_CLUSTER, wanted);
 }
+
+void
+backup_discard_plan(struct backup_discard *d, const struct node *n)
+{
+	d->image = image_plan(n, &d->fds);
+}
+
+bool
+backup_discard_open(struct backup_discard *d, struct err *e)
+{
+	return !d->image || link_image_open(d->image, &d->fds, &d->block, e);
+}
+
+void
+backup_discard_close(struct backup_discard *d)
+{
+	if (d->block)
+		block_free(steal(&d->block));
+	link_image_free(steal(&d->image));
+	link_msg_clear(&d->fds);
+}

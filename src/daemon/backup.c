@@ -30,6 +30,8 @@ struct backup {
 	struct node *source, *target; /* borrowed: both are in use by us */
 	struct drive_target *drive; /* owned: what @target is; or NULL */
 	struct backup_target to;
+	bool discards; /* the source */
+	struct backup_discard from; /* if it does */
 	struct bitmap *bitmap; /* borrowed: it is busy; or NULL */
 	enum bitmap_sync_mode mode;
 	struct epoch_set taken; /* of the bitmap, up to the cut */
@@ -106,7 +108,10 @@ on_stream_paused(struct stream *s, void *opaque)
 static void
 closing_run(struct work *w)
 {
-	backup_target_close(&container_of(w, struct backup, closing)->to);
+	struct backup *b = container_of(w, struct backup, closing);
+
+	backup_target_close(&b->to);
+	backup_discard_close(&b->from);
 }
 
 static void
@@ -178,6 +183,7 @@ backup_start(struct job *j)
 		.cluster = b->cluster,
 		.follow = b->follow,
 		.target = b->to.target,
+		.discard = b->from.block,
 		.at = b->to.at,
 		.room = b->target->size,
 		.speed = j->speed,
@@ -392,6 +398,15 @@ drop_filter(struct backup *b)
 }
 
 static void
+let_go(struct backup *b)
+{
+	if (b->target)
+		b->target->target_of = NULL;
+	if (b->source && b->discards)
+		b->source->target_of = NULL;
+}
+
+static void
 backup_settle(struct job *j, bool success)
 {
 	struct backup *b = to_backup(j);
@@ -400,7 +415,7 @@ backup_settle(struct job *j, bool success)
 		settle_bitmap(b, success);
 	drop_filter(b);
 	close_view(b);
-	b->target->target_of = NULL;
+	let_go(b);
 	if (b->drive)
 		drive_target_free(steal(&b->drive));
 	b->source = b->target = NULL;
@@ -414,11 +429,11 @@ backup_free(struct job *j)
 	if (b->bitmap)
 		bitmap_idle(b->bitmap);
 	drop_filter(b);
-	if (b->target)
-		b->target->target_of = NULL;
+	let_go(b);
 	if (b->stream)
 		stream_free(b->stream);
 	backup_target_close(&b->to);
+	backup_discard_close(&b->from);
 	if (b->drive)
 		drive_target_free(b->drive);
 	loop_cancel(&j->d->loop, &b->start_failed);
@@ -449,15 +464,22 @@ struct backup_undo {
 	struct backup *b;
 };
 
+/* What we write there passes no gate: all of it counts as changed. */
+static void
+all_changes(const struct node *n)
+{
+	if (n->epoch)
+		epoch_set(n->epoch->map, 0, n->size);
+}
+
 static void
 undo_start(struct undo_entry *u)
 {
 	struct backup_undo *bu = container_of(u, struct backup_undo, u);
-	const struct node *target = bu->b->target;
 
-	/* What we write there passes no gate: all of it counts as changed. */
-	if (target->epoch)
-		epoch_set(target->epoch->map, 0, target->size);
+	all_changes(bu->b->target);
+	if (bu->b->discards)
+		all_changes(bu->b->source);
 	if (bu->b->drive)
 		drive_target_start(bu->b->drive);
 	job_start(&bu->b->job);
@@ -531,7 +553,7 @@ make_target(struct transaction_file *f, struct err *e)
 			return false;
 		backup_target_plan(&b->to, b->target);
 	}
-	if (!backup_target_open(&b->to, e))
+	if (!backup_target_open(&b->to, e) || !backup_discard_open(&b->from, e))
 		return false;
 	b->cluster = stream_cluster(b->to.target, b->cluster);
 	b->view->unit = max_u64(b->view->unit, b->cluster);
@@ -605,6 +627,11 @@ backup_create(struct transaction *t, struct backup_plan *p, struct err *e)
 	b->source = p->source;
 	b->target = p->target;
 	b->target->target_of = &b->job;
+	b->discards = a->discard_source;
+	if (b->discards) {
+		b->source->target_of = &b->job;
+		backup_discard_plan(&b->from, b->source);
+	}
 	if (p->bitmap)
 		use_bitmap(b, p->bitmap);
 	view_file_attach(b->view, p->source);

@@ -36,6 +36,21 @@ bool backup_plan_check(struct backup_plan *p, struct daemon *d, struct err *e)
 bool backup_create(struct transaction *t, struct backup_plan *p, struct err *e)
 	MUST_CHECK;
 
+/* --- the source, when it is discarded behind the copy --------------------------- */
+
+/* An open of the source for writing.  Its node has no export: the daemon is
+ * its home, and nobody else writes.
+ */
+struct backup_discard {
+	struct link_image *image; /* owned; NULL: nothing to open */
+	struct link_msg fds; /* that @image refers to */
+	struct block *block; /* owned; NULL until it is open */
+};
+
+void backup_discard_plan(struct backup_discard *d, const struct node *n);
+bool backup_discard_open(struct backup_discard *d, struct err *e) MUST_CHECK;
+void backup_discard_close(struct backup_discard *d);
+
 /* --- the target ------------------------------------------------------------------ */
 
 /* The daemon is the home of a target: it opens the image for writing when the

@@ -393,7 +393,7 @@ flush_completed(struct lane *l, int *lost)
 	l->next_flush = now + max_u64(FLUSH_INTERVAL_NS, took * FLUSH_REST);
 	if (l->flush_op.error == 0) {
 		while (ranges_take(&l->flushing, UINT64_MAX, &r))
-			view_reader_done(s->o.reader, r.off, r.len);
+			stream_release(s, &r);
 		stream_durable(s, bytes);
 	} else if (is_loss(l, l->flush_op.error)) {
 		*lost = l->flush_op.error;

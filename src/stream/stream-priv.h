@@ -183,6 +183,9 @@ enum take stream_take(struct lane *l, struct run *out, struct run *ahead,
 void stream_acked(struct stream *s, const struct run *r, unsigned requests,
 		  uint64_t zeroed);
 
+/* @r is safe at the target: the view, and perhaps the source, let go of it. */
+void stream_release(const struct stream *s, const struct run *r);
+
 /* @bytes are safe at the target. */
 void stream_durable(struct stream *s, uint64_t bytes);
 

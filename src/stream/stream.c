@@ -375,6 +375,14 @@ stream_maybe_finish(struct stream *s)
 	mtx_unlock(&s->lock);
 }
 
+void
+stream_release(const struct stream *s, const struct run *r)
+{
+	view_reader_done(s->o.reader, r->off, r->len);
+	if (s->o.discard)
+		(void)block_discard(s->o.discard, r->off, r->len);
+}
+
 /* Without flushes there is no earlier moment at which the view may let go. */
 static void
 release_all(const struct stream *s)
@@ -382,7 +390,9 @@ release_all(const struct stream *s)
 	uint64_t at = 0, start, end;
 
 	while (dirty_next(&s->plan.copy, at, &start, &end)) {
-		view_reader_done(s->o.reader, start, end - start);
+		struct run r = { start, min_u64(end, s->limit) - start, 0 };
+
+		stream_release(s, &r);
 		at = end;
 	}
 }

@@ -29,6 +29,7 @@
  *    each time that the stream went on and failed again.
  * 9. A stream that is paused or rests after an error hands out no work, and
  *    does not end well.
+ * 10. Nothing of the source is discarded before it is durable at the target.
  *
  * Offsets, lengths and sizes are bytes.
  */
@@ -127,6 +128,10 @@ struct stream_options {
 	uint64_t cluster; /* of the job: what progress counts in; a power of
 			    * two, made larger where the target needs it */
 	struct target *target; /* borrowed until done */
+	/* What is durable at the target is discarded here; borrowed until done,
+	 * or NULL.  A discard that fails is no failure.
+	 */
+	struct block *discard;
 	/* The disk is at @at of the target, and @room bytes are its own (0: all
 	 * that follow).  @at is a multiple of the target's minimum block.
 	 */

@@ -444,6 +444,11 @@ MUTATIONS = [
     ('stream.h rule 6, twice', 'src/stream/plan.c',
      [('if (t->word[n / 64] & bit)', 'if (0)')],
      'stream-follow', 'rule_6_no_cluster_is_sent_twice'),
+    ('stream.h rule 10', 'src/stream/lane-io.c',
+     [('	done.flags |= RUN_COUNTED;\n', '	done.flags |= RUN_COUNTED;\n'
+       '	if (p->error == 0 && s->o.discard)\n'
+       '		(void)block_discard(s->o.discard, done.off, done.len);\n')],
+     'stream-block', 'rule_10_the_source_is_discarded_only_after_a_flush'),
 
     # --- stream.h, errors -------------------------------------------------------------
     ('stream.h rule 8, what failed is sent again', LANE_IO,

@@ -323,6 +323,34 @@ rule_5_requests_respect_the_image_s_blocks(void **state)
 }
 
 static void
+rule_10_the_source_is_discarded_only_after_a_flush(void **state)
+{
+	struct rig *r = *state;
+	struct block *b;
+
+	rig_source(r, 4 * MB);
+	rig_fill(r, 0, 4 * MB, 1);
+	rig_dirty(r, 65536);
+	epoch_set(r->epoch, 1 * MB, 2 * MB);
+	rig_view(r);
+	use_block(r, open_file(r, "disk", r->size));
+	b = open_file(r, "source", 0);
+	b->discard_unmap = true;
+	r->o.discard = b;
+	step_arm("stream.block-flush");
+	rig_start(r);
+	step_wait_parked("stream.block-flush");
+	rig_assert_file(r->source, 0, r->size, 1, 0);
+	step_release("stream.block-flush");
+	rig_wait(r);
+	rig_assert_ok(r);
+	assert_int_equal(allocated(r, "source"), 2 * MB);
+	rig_assert_file(r->source, 0, 1 * MB, 1, 0);
+	rig_assert_file(r->source, 3 * MB, 1 * MB, 1, 3 * MB);
+	block_free(b);
+}
+
+static void
 no_more_pieces_than_workers_are_in_flight(void **state)
 {
 	struct rig *r = *state;
@@ -493,6 +521,7 @@ main(void)
 		T(rule_1_nothing_is_done_when_the_flush_fails),
 		T(rule_3_a_cancelled_stream_makes_no_request_more),
 		T(rule_5_requests_respect_the_image_s_blocks),
+		T(rule_10_the_source_is_discarded_only_after_a_flush),
 		T(no_more_pieces_than_workers_are_in_flight),
 		T(lanes_share_the_workers),
 		T(no_request_is_longer_than_a_chunk),
