@@ -34,7 +34,7 @@ rig_dir(void)
 	return directory;
 }
 
-static int
+static int __attribute__((format(printf, 1, 0)))
 run(const char *fmt, va_list ap)
 {
 	char line[2048];
