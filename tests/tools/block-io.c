@@ -24,6 +24,7 @@
  *   truncate SIZE               size        hold     release     refresh
  *   bench read|write random|seq OFF LEN SIZE THREADS REQUESTS
  *                               each thread makes REQUESTS of SIZE bytes
+ *   snapshot NAME   unsnapshot NAME        internal ones
  *   die                         ends the process as SIGKILL does
  *
  * Exit status: 0, or 1 when a command failed.
@@ -336,6 +337,30 @@ do_refresh(const struct call *c)
 }
 
 static int
+do_snapshot(const struct call *c)
+{
+	struct qcow2_snapshot_info info = { .name = c->word[1],
+					    .date_s = 1000000000 };
+
+	return qcow2_is(c->b) ? qcow2_snapshot_create(c->b, &info) : ENOTSUP;
+}
+
+static int
+do_unsnapshot(const struct call *c)
+{
+	const struct qcow2_snapshot *s;
+	uint32_t n;
+
+	if (!qcow2_is(c->b))
+		return ENOTSUP;
+	s = qcow2_snapshots(c->b, &n);
+	for (uint32_t i = 0; i < n; i++)
+		if (strcmp(s[i].name, c->word[1]) == 0)
+			return qcow2_snapshot_delete(c->b, i);
+	return ENOENT;
+}
+
+static int
 do_die(const struct call *c)
 {
 	(void)c;
@@ -470,6 +495,7 @@ static const struct {
 	{ "extents", 0, do_extents },   { "truncate", 1, do_truncate },
 	{ "size", 0, do_size },         { "hold", 0, do_hold },
 	{ "release", 0, do_release },   { "refresh", 0, do_refresh },
+	{ "snapshot", 1, do_snapshot }, { "unsnapshot", 1, do_unsnapshot },
 	{ "bench", 7, do_bench },       { "die", 0, do_die },
 };
 

@@ -285,6 +285,17 @@ qcow2_alloc_bytes(struct qcow2 *q, uint64_t bytes, uint64_t *off)
 	return r;
 }
 
+int
+qcow2_alloc_unpack(struct qcow2 *q)
+{
+	int r;
+
+	(void)pthread_mutex_lock(&q->space_lock);
+	r = pack_finish(q, round_up(q->space.pack_end, q->g.cluster_size));
+	(void)pthread_mutex_unlock(&q->space_lock);
+	return r;
+}
+
 /* --- the end ------------------------------------------------------------------------------- */
 
 static int

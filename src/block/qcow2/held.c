@@ -145,9 +145,8 @@ qcow2_held_sealed(struct qcow2 *q)
 	mtx_unlock(&h->lock);
 }
 
-/* Counts reached zero; with the space lock held. */
-static void
-on_freed(struct qcow2 *q, uint64_t first, uint64_t n)
+void
+qcow2_on_freed(struct qcow2 *q, uint64_t first, uint64_t n)
 {
 	q->space.hint = min_u64(q->space.hint, first);
 	if (q->block.discard_unmap)
@@ -183,7 +182,7 @@ qcow2_held_free(struct qcow2 *q)
 	(void)pthread_mutex_lock(&q->space_lock);
 	for (uint32_t i = 0; i < l.n && !r; i++)
 		r = qcow2_refcount_add(q, l.run[i].first, l.run[i].n, -1,
-				       on_freed);
+				       qcow2_on_freed);
 	(void)pthread_mutex_unlock(&q->space_lock);
 	free(l.run);
 	return r;

@@ -262,6 +262,8 @@ int qcow2_alloc_table(struct qcow2 *q, uint64_t n, uint64_t *first);
 void qcow2_alloc_return(struct qcow2 *q, const struct qcow2_run *r);
 /* Room for @bytes (less than a cluster) of compressed data at *off. */
 int qcow2_alloc_bytes(struct qcow2 *q, uint64_t bytes, uint64_t *off);
+/* End the packing: all counts of packed clusters are true afterwards. */
+int qcow2_alloc_unpack(struct qcow2 *q);
 /* Write the true counts of what is reserved and not used, and make the file
  * shorter by what of it stands at its end; at close.
  */
@@ -278,6 +280,8 @@ void qcow2_give_up_entry(struct qcow2 *q, uint64_t entry);
 /* Before and after a barrier that holds: what is pending becomes ready. */
 void qcow2_held_seal(struct qcow2 *q);
 void qcow2_held_sealed(struct qcow2 *q);
+/* These clusters' counts reached zero; with the space lock held. */
+void qcow2_on_freed(struct qcow2 *q, uint64_t first, uint64_t n);
 /* Free what is ready, unless somebody holds.  No locks held. */
 int qcow2_held_free(struct qcow2 *q);
 /* Called at the end of requests: frees when much is pending. */

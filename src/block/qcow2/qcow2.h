@@ -89,4 +89,26 @@ const struct qcow2_header *qcow2_header_of(const struct block *b);
  */
 int qcow2_refresh(struct block *b);
 
+/* --- internal snapshots ------------------------------------------------------ */
+
+struct qcow2_snapshot_info {
+	const char *name; /* borrowed for the call */
+	const char *id; /* borrowed for the call; NULL: the next number */
+	uint32_t date_s, date_ns; /* since the epoch */
+	uint64_t vm_clock_ns;
+};
+
+/* Of an image that is open for writing; borrowed until the next change. */
+const struct qcow2_snapshot *qcow2_snapshots(const struct block *b,
+					     uint32_t *n);
+
+/* Nobody writes meanwhile; reads may go on.  0 or an errno value: ENOTSUP with
+ * an external data file, EOVERFLOW when refcounts are too narrow (nothing has
+ * changed then).  All tables of the image are read.
+ */
+int qcow2_snapshot_create(struct block *b,
+			  const struct qcow2_snapshot_info *info);
+/* Number @i of qcow2_snapshots(); requests wait meanwhile. */
+int qcow2_snapshot_delete(struct block *b, uint32_t i);
+
 #endif
