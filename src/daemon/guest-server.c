@@ -8,6 +8,7 @@
 #include <sys/un.h>
 
 #include "base/log.h"
+#include "base/park.h"
 #include "daemon/daemon.h"
 #include "daemon/exports.h"
 #include "daemon/paths.h"
@@ -200,27 +201,36 @@ start_end(struct starting *s)
 }
 
 static void
-on_start_saved(void *opaque, const struct err *e)
-{
-	struct starting *s = opaque;
-
-	if (e)
-		(void)err_move(&s->e, e);
-	start_end(s);
-}
-
-static void
 on_start_settled(struct task *t)
 {
 	struct starting *s = container_of(t, struct starting, settled);
 
-	if (plane_is_up(s->d->plane)) {
-		registry_save(s->d->registry, on_start_saved, s);
+	PARK("guests.listening");
+	if (!plane_is_up(s->d->plane))
+		(void)err_set(&s->e, ERR_GENERIC, 0,
+			      "the data plane (nbdkit) does not run");
+	start_end(s);
+}
+
+static void
+on_start_saved(void *opaque, const struct err *e)
+{
+	struct starting *s = opaque;
+	struct daemon *d = s->d;
+
+	PARK("guests.saved");
+	if (e)
+		(void)err_move(&s->e, e);
+	else
+		(void)!plane_relisten(d->plane, &s->l,
+				      max_connections(d->guests), &s->e);
+	if (err_is_set(&s->e)) {
+		guest_server_forget(d);
+		start_end(s);
 		return;
 	}
-	(void)err_set(&s->e, ERR_GENERIC, 0,
-		      "the data plane (nbdkit) does not run");
-	start_end(s);
+	s->settled.fn = on_start_settled;
+	plane_when_settled(d->plane, &s->settled);
 }
 
 /* Worker: a name may have to be looked up. */
@@ -264,14 +274,9 @@ start_listening(struct work *w)
 		return;
 	}
 	keep_port(s->o, &s->l);
-	if (!plane_relisten(d->plane, &s->l, max_connections(s->o), &s->e)) {
-		start_end(s);
-		return;
-	}
 	guest_server_forget(d);
 	d->guests = steal(&s->o);
-	s->settled.fn = on_start_settled;
-	plane_when_settled(d->plane, &s->settled);
+	registry_save(d->registry, on_start_saved, s);
 }
 
 static bool
@@ -332,17 +337,23 @@ stop_end(struct stopping *s, const struct err *e)
 }
 
 static void
-on_stop_saved(void *opaque, const struct err *e)
+on_stop_settled(struct task *t)
 {
-	stop_end(opaque, e);
+	stop_end(container_of(t, struct stopping, settled), NULL);
 }
 
 static void
-on_stop_settled(struct task *t)
+on_stop_saved(void *opaque, const struct err *e)
 {
-	struct stopping *s = container_of(t, struct stopping, settled);
+	struct stopping *s = opaque;
+	struct listeners none = { 0 };
 
-	registry_save(s->d->registry, on_stop_saved, s);
+	if (e || !plane_relisten(s->d->plane, &none, 0, &s->e)) {
+		stop_end(s, e ? e : &s->e);
+		return;
+	}
+	s->settled.fn = on_stop_settled;
+	plane_when_settled(s->d->plane, &s->settled);
 }
 
 static void
@@ -350,7 +361,6 @@ stop_next(void *opaque, const struct err *e)
 {
 	struct stopping *s = opaque;
 	struct daemon *d = s->d;
-	struct listeners none = { 0 };
 
 	if (e)
 		log_warn("nbd-server-stop: %s", e->msg);
@@ -359,13 +369,8 @@ stop_next(void *opaque, const struct err *e)
 			      stop_next, s);
 		return;
 	}
-	if (!plane_relisten(d->plane, &none, 0, &s->e)) {
-		stop_end(s, &s->e);
-		return;
-	}
 	guest_server_forget(d);
-	s->settled.fn = on_stop_settled;
-	plane_when_settled(d->plane, &s->settled);
+	registry_save(d->registry, on_stop_saved, s);
 }
 
 void

@@ -9,9 +9,9 @@
  *    without it nothing can be exported.
  * 2. Other addresses take another nbdkit (supervisor.h); it is only changed
  *    while there is no export, so no guest loses anything by it.
- * 3. What nbd-server-start was told is in the registry before the command is
- *    answered, with the port that was chosen; a daemon without --nbd listens
- *    there again.
+ * 3. What nbd-server-start was told is in the registry before anybody can
+ *    connect there, with the port that was chosen; a daemon without --nbd
+ *    listens there again, also one whose predecessor died in between.
  */
 #ifndef DAEMON_GUEST_SERVER_H
 #define DAEMON_GUEST_SERVER_H

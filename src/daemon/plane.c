@@ -304,6 +304,29 @@ refused(struct plane *p, const struct err *e)
 		daemon_fail(p->d, e);
 }
 
+/* It goes on; or, when it idles and should not, another one follows. */
+static bool
+adopt(struct plane *p, const struct link_hello *h, struct link_msg *msg)
+{
+	int fds[LINK_MAX_LISTENS];
+	struct err e = ERR_INIT;
+	size_t n = 0;
+
+	while (n < msg->nfds && n < LINK_MAX_LISTENS) {
+		fds[n] = steal_fd(&msg->fds[n]);
+		n++;
+	}
+	p->adopting = false;
+	if (!supervisor_adopt(p->sup, (pid_t)h->pid, fds, n, &e)) {
+		daemon_fail(p->d, &e);
+		return false;
+	}
+	log_info("adopted nbdkit, process %lld", (long long)h->pid);
+	if (!supervisor_wake(p->sup, &p->replacing, &e))
+		log_error("guests cannot connect: %s", e.msg);
+	return !p->replacing;
+}
+
 static void
 on_hello(struct plane_request *r, const struct json *ret, struct link_msg *msg,
 	 const struct err *e)
@@ -311,7 +334,6 @@ on_hello(struct plane_request *r, const struct json *ret, struct link_msg *msg,
 	struct plane *p = container_of(r, struct plane, hello);
 	AUTO(link_hello_free) struct link_hello *h = NULL;
 	struct err why = ERR_INIT;
-	bool ok;
 
 	if (e && !link_client_alive(p->client)) {
 		log_error("the data plane does not answer: %s", e->msg);
@@ -323,22 +345,8 @@ on_hello(struct plane_request *r, const struct json *ret, struct link_msg *msg,
 		refused(p, &why);
 		return;
 	}
-	if (p->adopting) {
-		int fds[LINK_MAX_LISTENS];
-		size_t n = 0;
-
-		while (n < msg->nfds && n < LINK_MAX_LISTENS) {
-			fds[n] = steal_fd(&msg->fds[n]);
-			n++;
-		}
-		p->adopting = false;
-		ok = supervisor_adopt(p->sup, (pid_t)h->pid, fds, n, &why);
-		if (!ok) {
-			daemon_fail(p->d, &why);
-			return;
-		}
-		log_info("adopted nbdkit, process %lld", (long long)h->pid);
-	}
+	if (p->adopting && !adopt(p, h, msg))
+		return;
 	supervisor_confirm(p->sup);
 	p->state = RESTORING;
 	PARK("plane.hello");

@@ -432,6 +432,20 @@ supervisor_relisten(struct supervisor *s, struct listeners *l,
 	return true;
 }
 
+bool
+supervisor_wake(struct supervisor *s, bool *replaced, struct err *e)
+{
+	*replaced = false;
+	if (s->n_nbd == 0 || s->listeners.n > 0)
+		return true;
+	if (!supervisor_listen(s, e))
+		return false;
+	*replaced = true;
+	s->replacing = true;
+	supervisor_kill(s);
+	return true;
+}
+
 void
 supervisor_forget_addresses(struct supervisor *s)
 {

@@ -93,6 +93,13 @@ bool supervisor_adopt(struct supervisor *s, pid_t pid, const int *fds, size_t n,
 bool supervisor_relisten(struct supervisor *s, struct listeners *l,
 			 unsigned max_connections, struct err *e) MUST_CHECK;
 
+/* After supervisor_adopt: an nbdkit that idles although there are addresses is
+ * replaced (*replaced).  That is what a daemon leaves that died when it had
+ * just been told an address.  Blocks as supervisor_listen does.
+ */
+bool supervisor_wake(struct supervisor *s, bool *replaced, struct err *e)
+	MUST_CHECK;
+
 /* The addresses that were given cannot be used: idle. */
 void supervisor_forget_addresses(struct supervisor *s);
 

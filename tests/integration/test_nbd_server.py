@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from stillpoint_test import guest, procs
-from stillpoint_test.qmp import backup
+from stillpoint_test.qmp import QmpClosed, backup
 
 nbd = pytest.importorskip("nbd")
 SIZE = 4 << 20
@@ -176,6 +176,28 @@ def test_remembered_address_that_is_taken_does_not_keep_clients_out(
         where = os.path.join(dir, "other.sock")
         q.cmd("nbd-server-start", addr=unix(where))
         assert connect(uri(where)).get_size() == SIZE
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.parametrize("place", ["guests.saved", "guests.listening"])
+def test_guest_server_rule_3_daemon_dies_while_it_starts_the_server(
+        make_server, dir, connect, place):
+    s = make_server()
+    s.serves = False
+    s.start(STILLPOINT_KILL_AT=place + ":1")
+    q = s.qmp()
+    node(q, dir)
+    where = os.path.join(dir, "guests.sock")
+    with pytest.raises((QmpClosed, OSError)):
+        q.cmd("nbd-server-start", addr=unix(where))
+    procs.wait_until(lambda: not s.child.alive(), "the daemon died")
+    s.close_clients()
+    s.start()
+    q = s.qmp()
+    assert q.error("nbd-server-start", addr=unix(where)).desc == \
+        "NBD server already running"
+    add(q)
+    assert connect(uri(where)).get_size() == SIZE
 
 
 # --- addresses -------------------------------------------------------------

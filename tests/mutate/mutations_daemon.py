@@ -131,9 +131,15 @@ MUTATIONS = [
      GUEST_SERVER,
      'test_guest_server_rule_3_the_port_that_was_chosen_is_kept'),
     ('guest-server.h rule 3, before the answer', GUESTS,
-     [('\t\tregistry_save(s->d->registry, on_start_saved, s);\n',
-       '\t\ton_start_saved(s, NULL);\n')],
+     [('\tregistry_save(d->registry, on_start_saved, s);\n',
+       '\ton_start_saved(s, NULL);\n')],
      RULES, 'test_guest_server_rule_3_it_is_saved_before_the_answer'),
+    ('guest-server.h rule 3, a predecessor that died', SUPERVISOR,
+     [('\tif (s->n_nbd == 0 || s->listeners.n > 0)\n\t\treturn true;\n',
+       '\tif (s)\n\t\treturn true;\n')],
+     GUEST_SERVER,
+     'test_guest_server_rule_3_daemon_dies_while_it_starts_the_server'
+     '[guests.saved]'),
 
     # --- merge.h ----------------------------------------------------------------
     ('merge.h rule 1', MERGE,
