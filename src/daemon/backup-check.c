@@ -89,7 +89,7 @@ check_target(struct backup_plan *p, struct err *e)
 	if (p->source == t)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Source and target cannot be the same");
-	if (p->a->compress)
+	if (p->a->compress && !backup_target_can_compress(t))
 		return err_set(e, ERR_GENERIC, 0,
 			       "Compression is not supported for this drive %s",
 			       "");

@@ -64,7 +64,13 @@ backup_target_cluster(const struct node *n, uint64_t wanted)
 
 	if (t)
 		return stream_cluster(t, wanted);
-	return max_u64(STREAM_MIN_CLUSTER, wanted);
+	return max_u64(max_u64(STREAM_MIN_CLUSTER, wanted), n->cluster);
+}
+
+bool
+backup_target_can_compress(const struct node *n)
+{
+	return n->options->driver == BLOCKDEV_DRIVER_QCOW2;
 }
 
 void

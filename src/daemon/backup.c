@@ -39,6 +39,7 @@ struct backup {
 	struct filter *filter; /* owned; NULL when the job has no view */
 	struct stream *stream; /* owned; NULL before the start */
 	bool follow; /* sync none */
+	bool top, compress;
 	bool draining; /* it follows, and was cancelled */
 	ev_timer patience; /* while draining */
 	uint64_t drained; /* of @offset when the timer was set */
@@ -182,6 +183,8 @@ backup_start(struct job *j)
 		.copy = b->view->reader.mask,
 		.cluster = b->cluster,
 		.follow = b->follow,
+		.top = b->top,
+		.compress = b->compress,
 		.target = b->to.target,
 		.discard = b->from.block,
 		.at = b->to.at,
@@ -614,6 +617,8 @@ backup_create(struct transaction *t, struct backup_plan *p, struct err *e)
 	b->cluster = p->cluster;
 	b->mode = p->mode;
 	b->follow = p->sync == MIRROR_SYNC_MODE_NONE;
+	b->top = p->sync == MIRROR_SYNC_MODE_TOP;
+	b->compress = a->compress;
 	if (a->x_perf && a->x_perf->has_max_workers)
 		b->max_workers = (unsigned)a->x_perf->max_workers;
 	if (a->x_perf && a->x_perf->has_max_chunk)

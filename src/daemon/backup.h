@@ -76,6 +76,9 @@ bool backup_target_open(struct backup_target *t, struct err *e) MUST_CHECK;
 /* Any thread; may block, except when it was never opened.  May come again. */
 void backup_target_close(struct backup_target *t);
 
+/* Loop.  Can clusters be written to @n compressed? */
+bool backup_target_can_compress(const struct node *n);
+
 /* Loop.  The cluster of a job that writes to @n. */
 uint64_t backup_target_cluster(const struct node *n, uint64_t wanted);
 

@@ -56,6 +56,15 @@ add_abort(struct undo_entry *u)
 	free(a);
 }
 
+/* QEMU's: the node's cluster, within limits. */
+static uint64_t
+default_granularity(const struct node *n)
+{
+	if (!n->cluster)
+		return DEFAULT_GRANULARITY;
+	return min_u64(max_u64(n->cluster, 4096), DEFAULT_GRANULARITY);
+}
+
 static bool
 add_check(struct node *n, const struct block_dirty_bitmap_add *a, struct err *e)
 {
@@ -100,7 +109,7 @@ action_bitmap_add(struct transaction *t, const struct block_dirty_bitmap_add *a,
 	c = transaction_cut(t, n);
 	b = bitmap_new(n, a->name,
 		       a->has_granularity ? a->granularity
-					  : DEFAULT_GRANULARITY,
+					  : default_granularity(n),
 		       a->persistent);
 	added = xzalloc(sizeof *added);
 	added->u.abort = add_abort;

@@ -61,6 +61,7 @@ struct node {
 	char *name; /* owned */
 	struct blockdev_options *options; /* owned: as they were given */
 	uint64_t size;
+	uint32_t cluster; /* unit of allocation, bytes; 0: none */
 	bool read_only;
 	bool monitor_owned; /* made by blockdev-add, not inside another node */
 	int fd; /* owned: the file, with the image lock; -1: it is none */

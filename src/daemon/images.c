@@ -184,6 +184,7 @@ try_open(struct node *n, struct err *e)
 	if (!ok)
 		return false;
 	n->size = b->size;
+	n->cluster = b->cluster;
 	block_free(b);
 	return true;
 }

@@ -22,9 +22,14 @@ static void
 do_write(struct lane *l, struct op *op, const void *buf, size_t len,
 	 uint64_t off)
 {
+	struct block *b = image(l);
+	int r;
+
 	PARK("stream.block-write");
-	lane_answered(l, op,
-		      block_pwrite(image(l), buf, len, off + l->s->o.at));
+	off += l->s->o.at;
+	r = l->s->o.compress ? block_compress(b, buf, len, off)
+			     : block_pwrite(b, buf, len, off);
+	lane_answered(l, op, r);
 }
 
 /* Whether the space is given back is the choice of who opened the image. */

@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/bits.h"
@@ -161,10 +162,21 @@ piece_get(struct lane *l, const struct run *r)
 	return p;
 }
 
+/* A cluster to be compressed may be larger than the buffers of all streams.
+ * The lane of an image has one piece at a time, so these are as few as lanes.
+ */
+static bool
+own_buffer(const struct stream *s)
+{
+	return s->piece > BUFFER_SIZE;
+}
+
 static void
 piece_put(struct lane *l, struct piece *p)
 {
-	if (p->buf)
+	if (p->buf && own_buffer(l->s))
+		free(p->buf);
+	else if (p->buf)
 		buffers_put(&l->s->buffers, p->buf);
 	p->buf = NULL;
 	p->nops = 0;
@@ -237,6 +249,10 @@ feed_once(struct lane *l, uint64_t *later)
 
 	if (!can_take(l))
 		return false;
+	if (!l->spare && own_buffer(l->s)) {
+		l->spare = aligned_alloc(4096, l->s->piece);
+		xassert_memory(l->spare != NULL);
+	}
 	if (!l->spare)
 		l->spare = buffers_get(&l->s->buffers, &l->waiter);
 	if (!l->spare)
@@ -259,7 +275,9 @@ lane_feed(struct lane *l, uint64_t *later)
 		if (l->ops->immediate)
 			(void)lane_reap(l);
 	}
-	if (l->spare)
+	if (l->spare && own_buffer(l->s))
+		free(steal(&l->spare));
+	else if (l->spare)
 		buffers_put(&l->s->buffers, steal(&l->spare));
 	if ((n == FEED_BUDGET || l->completed) && !l->again.queued)
 		loop_defer(&l->loop, &l->again);

@@ -42,7 +42,9 @@ found_add(struct plan *p, uint64_t off, uint64_t len, unsigned flags)
 static void
 look_once(struct plan *p)
 {
-	uint64_t at = p->at, left = p->dirty_end - at, n = 0, end;
+	uint64_t until =
+		p->top ? min_u64(p->dirty_end, p->here_end) : p->dirty_end;
+	uint64_t at = p->at, left = until - at, n = 0, end;
 	bool zero = false;
 
 	if (view_reader_extent(p->reader, at, left, &n, &zero) || n == 0 ||
@@ -51,17 +53,50 @@ look_once(struct plan *p)
 		zero = false;
 	}
 	end = at + n;
-	if (zero && end != p->dirty_end)
+	if (zero && end != until)
 		end = round_down(end, p->align);
-	if (zero && end != p->dirty_end && end < at + PLAN_MIN_ZERO) {
+	if (zero && end != until && end < at + PLAN_MIN_ZERO) {
 		/* too short for a request of its own: read it */
 		zero = false;
 		end = max_u64(end, at + p->align);
 	}
 	if (!zero)
-		end = min_u64(round_up(end, p->align), p->dirty_end);
+		end = min_u64(round_up(end, p->align), until);
 	found_add(p, at, end - at, zero ? RUN_ZERO : 0);
 	p->at = end;
+}
+
+/* With @top: go past units of which the top layer has nothing, and find how
+ * far those behind them reach.  An image that cannot say is copied.
+ */
+static void
+pass_lower_layers(struct plan *p)
+{
+	uint64_t unit = p->copy.unit, n;
+	bool here = true;
+
+	while (p->at < p->dirty_end && p->at >= p->here_end) {
+		uint64_t start = round_down(p->at, unit), end = start;
+
+		if (view_reader_layer(p->reader, p->at, p->dirty_end - p->at,
+				      &n, &here) ||
+		    n == 0)
+			here = true;
+		else
+			end = p->at + n;
+		if (!here && end < p->dirty_end)
+			end = round_down(end, unit);
+		if (!here && end > p->at) {
+			p->left_out += div_up(end - start, unit);
+			p->at = end;
+		} else if (here) {
+			p->here_end =
+				max_u64(round_up(end, unit), start + unit);
+		} else {
+			/* something of this unit is further on */
+			p->here_end = start + unit;
+		}
+	}
 }
 
 static bool
@@ -140,6 +175,7 @@ plan_look(struct plan *p)
 	uint64_t data = 0, before;
 
 	p->nfound = 0;
+	p->left_out = 0;
 	if (p->taken) {
 		follow_look(p);
 		return;
@@ -157,6 +193,10 @@ plan_look(struct plan *p)
 			p->at = start;
 			p->dirty_end = min_u64(end, p->limit);
 		}
+		if (p->top)
+			pass_lower_layers(p);
+		if (p->at >= p->dirty_end)
+			continue;
 		before = p->at;
 		look_once(p);
 		if (!(p->found[p->nfound - 1].flags & RUN_ZERO))

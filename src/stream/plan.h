@@ -29,11 +29,14 @@ struct plan {
 	struct dirty copy; /* unit is the job's cluster */
 	uint64_t limit; /* nothing at or beyond it is copied */
 	uint64_t align; /* a zero run begins and ends at multiples of it */
+	bool top; /* units of @copy that the image's top layer has nothing of
+		   * are left out */
 	struct taken *taken; /* owned; NULL: it does not follow */
 
 	/* the planner's */
 	uint64_t at; /* everything before was looked at */
 	uint64_t dirty_end; /* of the dirty range that @at is in */
+	uint64_t here_end; /* with @top: it is known up to here */
 	uint64_t saves; /* view_saves() before this round */
 	struct run found[PLAN_RUNS];
 	unsigned nfound;
@@ -41,6 +44,7 @@ struct plan {
 	/* under the stream's lock */
 	struct run run[PLAN_RUNS];
 	unsigned first, n;
+	uint64_t left_out; /* units, of this look */
 	bool complete; /* nothing will be found any more */
 	bool looking; /* somebody has the planner's role */
 	uint64_t ahead; /* readahead was asked for up to here */

@@ -152,6 +152,8 @@ look_locked(struct stream *s)
 	plan_look(&s->plan);
 	mtx_lock(&s->lock);
 	plan_publish(&s->plan);
+	if (s->plan.left_out)
+		atomic_fetch_sub(&s->length, s->plan.left_out * s->o.cluster);
 	kick_all_locked(s, true);
 }
 
@@ -518,7 +520,7 @@ uint64_t
 stream_cluster(const struct target *t, uint64_t wanted)
 {
 	return max_u64(max_u64(STREAM_MIN_CLUSTER, wanted),
-		       target_min_block(t));
+		       max_u64(target_min_block(t), target_cluster(t)));
 }
 
 /* How much of the target is the disk's. */
@@ -552,6 +554,10 @@ check_options(const struct stream_options *o, struct err *e)
 			       target_address(t), target_min_block(t), o->at);
 	if (o->follow && !o->reader->view)
 		return err_set(e, ERR_GENERIC, 0, "There is nothing to follow");
+	if (o->compress && !target_cluster(t))
+		return err_set(e, ERR_GENERIC, ENOTSUP,
+			       "The target '%s' cannot write compressed",
+			       target_address(t));
 	if (!is_pow2(o->cluster))
 		return err_set(e, ERR_GENERIC, 0,
 			       "The cluster of a job must be a power of 2");
@@ -574,6 +580,8 @@ stream_new(const struct stream_options *o)
 	if (o->max_chunk)
 		max = min_u64(max, max_u64(o->max_chunk, s->o.cluster));
 	s->piece = UINT64_C(1) << (63 - __builtin_clzll(max));
+	if (o->compress)
+		s->piece = target_cluster(o->target);
 	s->max_zero = info->can_zero ? o->target->max_zero : s->piece;
 	if (o->max_chunk)
 		s->max_zero =
@@ -585,7 +593,10 @@ stream_new(const struct stream_options *o)
 	s->plan.copy.size = o->size;
 	s->plan.copy.unit = s->o.cluster;
 	s->plan.limit = s->limit;
-	s->plan.align = max_u64(MIN_ALIGN, info->min_block);
+	/* an image has nothing from zeroes that are less than a cluster */
+	s->plan.align = max_u64(max_u64(MIN_ALIGN, info->min_block),
+				target_cluster(o->target));
+	s->plan.top = o->top;
 	mtx_init(&s->lock, LOCK_STREAM);
 	pace_set(&s->pace, stream_now(), o->follow ? 0 : o->speed);
 	s->paused_task.fn = on_paused;

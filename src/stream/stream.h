@@ -83,6 +83,7 @@ DEFINE_CLEANUP(struct target, target_free);
 /* Any thread. */
 uint64_t target_size(const struct target *t);
 uint32_t target_min_block(const struct target *t); /* 1 or a power of two */
+uint32_t target_cluster(const struct target *t); /* of an image; or 0 */
 uint32_t target_pref_block(const struct target *t); /* 0: not said */
 bool target_read_only(const struct target *t);
 bool target_can_multi_conn(const struct target *t);
@@ -142,6 +143,14 @@ struct stream_options {
 	 * does not hold it back.
 	 */
 	bool follow;
+	/* Leave out the clusters of which the top layer of the reader's image
+	 * has nothing.
+	 */
+	bool top;
+	/* Write compressed; the target is an image that can do that.  One
+	 * cluster of the target at a time.
+	 */
+	bool compress;
 	uint64_t speed; /* bytes of the disk per second; 0: no limit */
 	unsigned max_lanes; /* 0: as many as are good */
 	unsigned max_workers; /* pieces in flight at once; 0: no limit */

@@ -170,6 +170,12 @@ target_min_block(const struct target *t)
 }
 
 uint32_t
+target_cluster(const struct target *t)
+{
+	return t->block ? t->block->cluster : 0;
+}
+
+uint32_t
 target_pref_block(const struct target *t)
 {
 	return t->info.pref_block;

@@ -94,6 +94,28 @@ view_reader_extent(const struct view_reader *r, uint64_t off, uint64_t len,
 	return view_broken(r->view);
 }
 
+/* As with data: the image is asked first, then the states decide. */
+int
+view_reader_layer(const struct view_reader *r, uint64_t off, uint64_t len,
+		  uint64_t *n, bool *here)
+{
+	unsigned depth;
+	bool saved = false;
+	int os = block_depth(r->image, off, len, n, &depth);
+
+	if (os)
+		return os;
+	*here = depth == 1;
+	if (!r->view)
+		return 0;
+	PARK("reader.after-depth");
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!*here)
+		*n = view_run(r->view, off, *n, &saved);
+	*here |= saved;
+	return view_broken(r->view);
+}
+
 /* Guests that save to the store wait while a hole is made: make it in steps. */
 #define PUNCH_STEP (4 * MiB)
 

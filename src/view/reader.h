@@ -32,6 +32,13 @@ int view_reader_pread(const struct view_reader *r, void *buf, size_t len,
 int view_reader_extent(const struct view_reader *r, uint64_t off, uint64_t len,
 		       uint64_t *n, bool *zero);
 
+/* Is the run at @off kept in the image's top layer at the cut?  *n <= @len bytes
+ * of it are or are not.  What guests have overwritten since then counts as
+ * kept there.
+ */
+int view_reader_layer(const struct view_reader *r, uint64_t off, uint64_t len,
+		      uint64_t *n, bool *here);
+
 /* The consumer has [off, off + len) durably: rule 5.  Granules that are only
  * partly inside stay as they are.  Frees the store's space there.
  */
