@@ -110,6 +110,7 @@ qcow2_map_get(struct qcow2 *q, uint64_t cluster, uint32_t n,
 		memset(x, 0, n * sizeof *x);
 		return 0;
 	}
+	PARK("qcow2.table-found");
 	for (unsigned tries = 0; tries < LIVE_TRIES; tries++) {
 		size_t bytes = (size_t)n * q->g.entry_size;
 
