@@ -101,6 +101,14 @@ class Counter(Writer):
         super().__init__("counter-writer", *options, *areas, log=log)
 
 
+class RudeClients(Writer):
+    """QMP clients that flood, do not read, and vanish."""
+
+    def __init__(self, path, flood=0, deaf=0, vanish=0, log=None):
+        super().__init__("rude-client", path, "--flood", flood, "--deaf",
+                         deaf, "--vanish", vanish, log=log)
+
+
 def counter_check(areas, at_least=0, at_most=None):
     """Run counter-check; returns the last value, fails with its words."""
     argv = [tool("counter-check"), "--at-least", str(at_least)]
