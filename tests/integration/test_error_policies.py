@@ -288,6 +288,7 @@ def test_ignore_tries_again_until_it_works(q, disks, target, switch):
     guest.same(disks.path("disk0"), t.path)
 
 
+@pytest.mark.needs("stillpoint")        # QEMU tries again without a pause
 @pytest.mark.rows("jobs.policy-ignore")
 def test_ignore_does_not_flood(q, target):
     target()
@@ -384,3 +385,50 @@ def test_bitmap_mode_always_keeps_what_is_missing_and_new_writes(
     h.flush()
     guest.same(disks.path("disk0"), t.path)
     assert q.bitmap("disk0", "b")["count"] == 0
+
+
+# --- errors that this daemon makes itself: blkdebug ---------------------------------
+
+
+@pytest.fixture
+def rehearsal(make_server):
+    """A client of a server on which faults may be injected."""
+    s = make_server()
+    s.extra = ["--allow-fault-injection"]
+    s.start()
+    return s.qmp()
+
+
+def debug(q, dir, node, data, **rule):
+    path = guest.make_image(os.path.join(dir, node + ".img"), 4 * M, data)
+    q.cmd("blockdev-add", driver="raw", node_name=node, file={
+        "driver": "blkdebug", "node-name": "debug-" + node,
+        "image": {"driver": "file", "filename": path},
+        "inject-error": [dict({"once": True}, **rule)]})
+    return path
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("jobs.policy-stop", "jobs.policy-auto")
+@pytest.mark.parametrize("policy", ["stop", "auto", "ignore"])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_policies_can_be_rehearsed(rehearsal, dir, side, policy):
+    q = rehearsal
+    rule = {"event": "read_aio" if side == "source" else "write_aio",
+            "errno": 28}
+    never = {"event": "flush_to_os", "errno": 5}
+    source = debug(q, dir, "disk0", [(0, 2 * M)],
+                   **(rule if side == "source" else never))
+    target = debug(q, dir, "target0", [],
+                   **(rule if side == "target" else never))
+    q.cmd("blockdev-backup", backup("disk0", "target0", "j", **{
+        "on-%s-error" % side: policy}))
+    if policy != "ignore":
+        wait_paused(q)
+        assert block_job(q)["io-status"] == "nospace"
+        q.cmd("job-resume", id="j")
+    q.jobs_succeed("j")
+    assert errors(q) == [{
+        "device": "j", "operation": "read" if side == "source" else "write",
+        "action": "ignore" if policy == "ignore" else "stop"}]
+    guest.same(source, target)
