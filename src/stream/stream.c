@@ -28,6 +28,13 @@
 /* More lanes than one are not worth their start for less. */
 #define LANES_WORTH (16 * MiB)
 
+/* Writes to one file take turns in the kernel: a second lane reads while the
+ * first one writes, more of them only wait (spinning, beside the guests).  A GiB
+ * of data from tmpfs to tmpfs took 0.55 s of processor time with one lane, 0.59
+ * with two, 0.70 with four; nbdcopy 0.65, qemu-img convert 0.80.
+ */
+#define BLOCK_LANES 2
+
 /* How long a guest's overwriting may go unnoticed by a stream that follows. */
 #define FOLLOW_NS UINT64_C(100000000)
 
@@ -392,9 +399,11 @@ release_all(const struct stream *s)
 	uint64_t at = 0, start, end;
 
 	while (dirty_next(&s->plan.copy, at, &start, &end)) {
-		struct run r = { start, min_u64(end, s->limit) - start, 0 };
-
-		stream_release(s, &r);
+		end = min_u64(end, s->limit);
+		view_reader_done(s->o.reader, start, end - start);
+		/* the others do not copy all of the set */
+		if (s->o.discard && !s->o.top && !s->o.follow)
+			(void)block_discard(s->o.discard, start, end - start);
 		at = end;
 	}
 }
@@ -470,6 +479,8 @@ good_lanes(const struct stream *s)
 
 	if (!t->info.can_multi_conn || s->length < LANES_WORTH)
 		return 1;
+	if (t->block && !s->o.compress)
+		n = BLOCK_LANES;
 	if (cpus > 0)
 		n = (unsigned)min_u64(n, (uint64_t)cpus * 2);
 	if (t->max_lanes && t->max_lanes < n)

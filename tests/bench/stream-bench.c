@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Copy an image file to an NBD server through struct stream, without a view:
- * for profiles, and for figures without the daemon around it.
+ * Copy an image file to an NBD server or another file through struct stream,
+ * without a view: for profiles, and for figures without the daemon around it.
  *
- *   stream-bench IMAGE unix:PATH|HOST:PORT [LANES [SPEED]]
+ *   stream-bench IMAGE unix:PATH|HOST:PORT|file:PATH [LANES [SPEED]]
  *
  * Prints one line of JSON.
  */
@@ -53,6 +53,27 @@ fail(const struct err *e)
 }
 
 static struct target *
+open_file_target(const char *path)
+{
+	struct block_file_options o = { .name = path };
+	struct err e = ERR_INIT;
+	struct target *t;
+	struct block *b;
+
+	o.fd = open(path, O_RDWR | O_CLOEXEC);
+	if (o.fd < 0) {
+		perror(path);
+		exit(1);
+	}
+	if (!block_file_open(&o, &b, &e))
+		fail(&e);
+	b->discard_unmap = true;
+	if (!target_open_block(b, path, &t, &e))
+		fail(&e);
+	return t;
+}
+
+static struct target *
 open_target(char *where, unsigned lanes)
 {
 	struct target_options o = { .server = { .connections = lanes } };
@@ -60,6 +81,8 @@ open_target(char *where, unsigned lanes)
 	struct target *t;
 	char *colon;
 
+	if (strncmp(where, "file:", 5) == 0)
+		return open_file_target(where + 5);
 	if (strncmp(where, "unix:", 5) == 0) {
 		o.server.unix_path = where + 5;
 	} else {
@@ -107,7 +130,8 @@ main(int argc, char **argv)
 	double wall, cpu;
 
 	if (argc < 3) {
-		fprintf(stderr, "usage: stream-bench IMAGE unix:PATH|HOST:PORT "
+		fprintf(stderr, "usage: stream-bench IMAGE "
+				"unix:PATH|HOST:PORT|file:PATH "
 				"[LANES [SPEED]]\n");
 		return 2;
 	}
@@ -123,6 +147,7 @@ main(int argc, char **argv)
 	if (!block_file_open(&file, &reader.image, &e))
 		fail(&e);
 	o.target = open_target(argv[2], argc > 3 ? (unsigned)atoi(argv[3]) : 0);
+	o.max_lanes = argc > 3 ? (unsigned)atoi(argv[3]) : 0;
 	o.speed = argc > 4 ? strtoull(argv[4], NULL, 0) : 0;
 	o.size = reader.image->size;
 	reader.mask.size = o.size;
