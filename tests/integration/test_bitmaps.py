@@ -2,6 +2,7 @@
 """Bitmap commands: what they record and what they refuse."""
 import hashlib
 import os
+import subprocess
 
 import pytest
 
@@ -97,6 +98,21 @@ def test_granularity_rounds_outwards(q, disks, disk, granularity):
     info = q.bitmap("disk0", "b")
     assert info["granularity"] == granularity
     assert info["count"] == granularity
+
+
+@pytest.mark.rows("bitmaps.granularity-default-qcow2")
+@pytest.mark.parametrize("cluster, granularity", [
+    (512, 4096), (4096, 4096), (32768, 32768), (K, K), (2 << 20, K)])
+def test_default_granularity_follows_the_clusters(q, dir, cluster,
+                                                  granularity):
+    path = os.path.join(dir, "a.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o",
+                    "cluster_size=%d" % cluster, path, "8M"], check=True)
+    q.cmd("blockdev-add", {
+        "driver": "qcow2", "node-name": "disk0",
+        "file": {"driver": "file", "filename": path}})
+    add(q)
+    assert q.bitmap("disk0", "b")["granularity"] == granularity
 
 
 @pytest.mark.parametrize("granularity", [0, 1, 256, 513, 1000, 3 * K])
@@ -552,3 +568,40 @@ def test_job_copies_whole_clusters(q, disks, disk, backup_node, granularity,
                                     sync="incremental", bitmap="b"))
     event = q.wait_job("j")
     assert (event["data"]["offset"], event["data"]["len"]) == (length, length)
+
+
+@pytest.mark.needs("qemu-10")
+@pytest.mark.rows("bitmaps.busy", "bitmaps.disabled-backup")
+def test_busy_bitmap_that_was_disabled_records_nothing_meanwhile(
+        q, disk, backup_node):
+    add(q)
+    disk.pwrite(b"x" * (8 << 20), 0)
+    q.cmd("block-dirty-bitmap-disable", node="disk0", name="b")
+    backup_node()
+    q.cmd("blockdev-backup", backup("disk0", "target0", "j", speed=1 << 20,
+                                    sync="bitmap", bitmap="b",
+                                    bitmap_mode="on-success"))
+    disk.pwrite(b"x", 12 << 20)
+    (node,) = [n for n in q.cmd("query-named-block-nodes")
+               if n["node-name"] == "disk0"]
+    assert all(not b["recording"] for b in node["dirty-bitmaps"])
+    assert q.bitmap("disk0", "b")["busy"]
+    q.cmd("block-job-set-speed", device="j", speed=0)
+    q.jobs_succeed("j")
+    info = q.bitmap("disk0", "b")
+    assert (info["count"], info["recording"]) == (0, False)
+
+
+@pytest.mark.rows("bitmaps.cancel")
+def test_job_that_is_cancelled_while_pending_has_failed(q, disk, backup_node):
+    add(q)
+    disk.pwrite(b"x", 3 * K)
+    backup_node()
+    q.cmd("blockdev-backup", backup("disk0", "target0", "j", bitmap="b",
+                                    sync="incremental", auto_finalize=False))
+    q.wait_event("BLOCK_JOB_PENDING", {"id": "j"})
+    disk.pwrite(b"x", 9 * K)
+    q.cmd("job-cancel", id="j")
+    assert q.wait_job("j")["event"] == "BLOCK_JOB_CANCELLED"
+    info = q.bitmap("disk0", "b")
+    assert info["count"] == 2 * K and not info["busy"]

@@ -290,3 +290,18 @@ def test_one_job_holds_its_whole_group_until_it_is_finalized(q, disk, disks,
     q.cmd("job-finalize", id="j0")      # any of them
     q.jobs_succeed("j0", "j1")
     assert [q.bitmap("disk%d" % i, "b")["count"] for i in (0, 1)] == [0, 0]
+
+
+@pytest.mark.needs("qemu-10")
+@pytest.mark.rows("transaction.grouped-only-jobs", "error.49")
+def test_grouped_mode_is_checked_before_anything_is_prepared(q, disk,
+                                                             backup_node):
+    backup_node("t0")
+    start = len(q.events)
+    e = q.error("transaction", actions=[
+        action("blockdev-backup", backup("disk0", "t0", "j")),
+        add("b"), action("abort")],
+        properties={"completion-mode": "grouped"})
+    assert e.desc == ("Action 'block-dirty-bitmap-add' does not support "
+                      "transaction property completion-mode = grouped")
+    assert q.drain_events() == q.events[:start]
