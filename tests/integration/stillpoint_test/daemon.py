@@ -157,7 +157,8 @@ class Stillpoint(Daemon):
 
     def argv(self):
         os.makedirs(self.state, exist_ok=True)
-        argv = [self.path(),
+        # tests/sanitize: a program that runs it
+        argv = [os.environ.get("STILLPOINT_DAEMON") or self.path(),
                 "--qmp", "unix:" + self.qmp_unix,
                 "--qmp", "tcp:127.0.0.1:%d" % self.qmp_port,
                 "--state", self.state]
