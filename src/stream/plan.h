@@ -19,7 +19,10 @@
 #define PLAN_RUNS 64
 
 /* Zeroes that are shorter than this travel with the data around them: a
- * request costs about as much as sending so many bytes.
+ * request costs about as much as sending so many bytes.  Measured with nbdkit
+ * on tmpfs over loopback (time and CPU of both sides against 32 KiB, data of
+ * 64 KiB each with one run of zeroes): runs of 4 KiB as requests cost 33 % more
+ * of both, runs of 16 KiB 15 %, runs of 28 KiB about the same.
  */
 #define PLAN_MIN_ZERO (UINT64_C(32) << 10)
 
