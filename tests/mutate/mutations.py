@@ -431,8 +431,8 @@ MUTATIONS = [
      'stream-block',
      'rule_1_a_range_is_done_only_after_the_image_was_flushed'),
     ('stream.h rule 5, an image', 'src/stream/stream.c',
-     [('s->plan.align = max_u64(MIN_ALIGN, info->min_block);',
-       's->plan.align = MIN_ALIGN;')],
+     [('s->plan.align = max_u64(max_u64(MIN_ALIGN, info->min_block),\n'
+       '\t\t\t\ttarget_cluster(o->target));', 's->plan.align = MIN_ALIGN;')],
      'stream-block', 'rule_5_requests_respect_the_image_s_blocks'),
     ('stream.h rule 6, durable', 'src/stream/stream.c',
      [('	s->last_round = s->draining;\n', '	s->last_round = s->draining;\n'
