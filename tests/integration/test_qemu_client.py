@@ -9,6 +9,7 @@ can be imported (STILLPOINT_QEMU_PYTHON names a directory for sys.path).
 """
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import threading
 import pytest
 
 from stillpoint_test import guest
+from stillpoint_test.daemon import build_dir
 from stillpoint_test.qmp import connect_socket
 from stillpoint_test.target import slow_target
 
@@ -240,6 +242,40 @@ def test_schema_names_the_members_of_every_command_and_event(client):
         e["name"] for e in commands + events}
     assert {"JOB_STATUS_CHANGE", "BLOCK_JOB_COMPLETED",
             "BLOCK_EXPORT_DELETED"} <= {e["name"] for e in events}
+
+
+@pytest.mark.needs("stillpoint")
+def test_reference_manual_has_every_command_and_each_difference_in_one_place(
+        client):
+    c = client()
+    entries = c.execute("query-qmp-schema")
+    schema = {e["name"]: e for e in entries}
+    with open(os.path.join(build_dir(), "schema", "qmp-reference.md")) as f:
+        manual = f.read()
+    sections = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##)", manual + "## ",
+                               re.M | re.S))
+
+    def members(section, seen=()):
+        """Names of members, those of types that it refers to as well."""
+        found = set(re.findall(r"^- `([\w-]+)` \(", section, re.M))
+        for name in re.findall(r"\(\[(\w+)\]|members of \[(\w+)\]", section):
+            name = name[0] or name[1]
+            if name in sections and name not in seen:
+                found |= members(sections[name], seen + (name,))
+        return found
+    for e in entries:
+        if e["meta-type"] not in ("command", "event"):
+            continue
+        section = sections[e["name"]]
+        for m in schema[e["arg-type"]]["members"]:
+            assert m["name"] in members(section), (e["name"], m["name"])
+    differences = manual.split("## Where Stillpoint differs from QEMU")[1]
+    differences = differences.split("\n## ")[0]
+    named = set(re.findall(r"^- \[(\S+)\]\(#", differences, re.M))
+    assert named == {name for name, text in sections.items()
+                     if "**Differs from QEMU:**" in text}
+    assert {"nbd-server-start", "block-export-add", "blockdev-backup",
+            "block-dirty-bitmap-merge", "qmp_capabilities"} <= named
 
 
 # --- the library itself ----------------------------------------------------------
