@@ -575,6 +575,17 @@ limit_saves(struct view_file *v, const struct blockdev_backup *a)
 	v->timeout_ms = (uint32_t)min_u64(ms, UINT32_MAX);
 }
 
+/* A new backup of a node is a drain of those that it has. */
+static void
+blink_others(const struct backup *b)
+{
+	struct job *j = jobs_first(b->job.d->jobs);
+
+	for (; j; j = j->next)
+		if (j->ops == &backup_ops && to_backup(j)->source == b->source)
+			job_blink(j);
+}
+
 static void
 use_bitmap(struct backup *b, struct bitmap *bm)
 {
@@ -639,6 +650,7 @@ backup_create(struct transaction *t, struct backup_plan *p, struct err *e)
 	}
 	if (p->bitmap)
 		use_bitmap(b, p->bitmap);
+	blink_others(b);
 	view_file_attach(b->view, p->source);
 	b->filter = filter_new(d->graph, a->filter_node_name, &b->job, b->view,
 			       p->cluster);

@@ -372,13 +372,20 @@ job_discard(struct job *j)
 }
 
 void
+job_blink(struct job *j)
+{
+	if (j->status != JOB_STATUS_RUNNING)
+		return;
+	move(j, JOB_STATUS_PAUSED);
+	move(j, JOB_STATUS_RUNNING);
+}
+
+void
 job_start(struct job *j)
 {
 	move(j, JOB_STATUS_RUNNING);
-	if (j->ops->blinks) {
-		move(j, JOB_STATUS_PAUSED);
-		move(j, JOB_STATUS_RUNNING);
-	}
+	if (j->ops->blinks)
+		job_blink(j);
 	j->ops->start(j);
 	/* what was asked for before it started */
 	if (j->cancelled)

@@ -97,6 +97,11 @@ void job_start(struct job *j);
 /* The driver's work is over; @e: why it failed, or NULL. */
 void job_completed(struct job *j, const struct err *e);
 
+/* Clients see "paused" and "running", as after a drain in QEMU; nothing else
+ * when it does not run.
+ */
+void job_blink(struct job *j);
+
 /* Nothing is in flight after job_ops.pause. */
 void job_rests(struct job *j);
 

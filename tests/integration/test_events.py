@@ -148,6 +148,26 @@ def test_running_job_is_described_by_both_queries(q, slow):
     q.wait_job("j")
 
 
+@pytest.mark.needs("qemu-10")       # 7.2 shows the pair for every transaction
+@pytest.mark.rows("jobs.drain-pairs")
+def test_another_backup_of_the_node_shows_as_a_pair(q, disks, slow,
+                                                    backup_node):
+    disks.add("disk1")
+    for t in ("t1", "t2", "t3"):
+        backup_node(t)
+    start(q, speed=1)
+    q.cmd("job-pause", id="j")
+    q.wait_event("JOB_STATUS_CHANGE", {"id": "j", "status": "paused"}, 4)
+    # a paused job has nothing to show, and another node is none of its own
+    for job, disk, t in (("k", "disk0", "t1"), ("l", "disk1", "t2"),
+                         ("m", "disk0", "t3")):
+        q.cmd("blockdev-backup", backup(disk, t, job, speed=1))
+    q.drain_events()
+    assert q.choreography("j") == START + ["paused"]
+    assert q.choreography("k") == START + ["paused", "running"]
+    assert q.choreography("l") == START == q.choreography("m")
+
+
 @pytest.mark.rows("jobs.query", "jobs.query-block")
 def test_newest_job_is_listed_first(q, slow, backup_node):
     backup_node("t1")
