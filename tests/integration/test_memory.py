@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from stillpoint_test import guest, procs
+from stillpoint_test import daemon, guest, procs
 from stillpoint_test.memory import Shortage
 from stillpoint_test.qmp import QmpClosed, QmpError, action, backup
 
@@ -167,6 +167,17 @@ class World:
 @pytest.fixture
 def world(make_server, dir, make_target, connect):
     return World(make_server(), dir, make_target, connect)
+
+
+def test_the_plugin_asks_for_no_memory_for_its_threads():
+    """The C library would allocate what a library that is loaded later keeps
+    for each thread at its first use, and end the process if it cannot."""
+    plugin = os.path.join(daemon.build_dir(), "plugins", "stillpoint",
+                          "nbdkit-stillpoint-plugin.so")
+    r = subprocess.run(["readelf", "--relocs", "--wide", plugin],
+                       capture_output=True, text=True, check=True)
+    assert "TPOFF" in r.stdout              # it has such variables
+    assert "DTPMOD" not in r.stdout and "TLSDESC" not in r.stdout
 
 
 def test_any_allocation_of_the_plugin_may_fail(world):

@@ -7,7 +7,7 @@ rebuilds what its test needs and runs the one test.  Prints "killed" for a
 test that failed, SURVIVED for one that did not, and exits 1 when anything
 survived, did not apply or did not compile.
 
-  mutate.py [--jobs N] [--only TEXT] [--keep] [ROOT]
+  mutate.py [--jobs N] [--only REGEX] [--keep] [ROOT]
 
 table.py prints which mutation and which test a rule has.
 
@@ -17,6 +17,7 @@ A test is of a program of tests/unit ("epoch"), or of a file for pytest:
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -184,11 +185,11 @@ def baseline(copy, mutations):
 def main():
     args = argparse.ArgumentParser()
     args.add_argument('--jobs', type=int, default=os.cpu_count())
-    args.add_argument('--only', default='', help='names that contain this')
+    args.add_argument('--only', default='', help='names that this expression matches')
     args.add_argument('--keep', action='store_true', help='keep the copy')
     args.add_argument('root', nargs='?', default=ROOT)
     a = args.parse_args()
-    mutations = [m for m in MUTATIONS if a.only in m[0]]
+    mutations = [m for m in MUTATIONS if re.search(a.only, m[0])]
     copy = Copy(a.root, a.jobs)
     bad = 0
     try:

@@ -465,4 +465,18 @@ MUTATIONS = [
        '\tlast = s->running == 0;\n\tmtx_unlock(&s->lock);\n'
        '\tif (last)\n\t\ts->o.done(s, s->o.opaque);\n')],
      'stream', 'rule_7_done_runs_once_and_on_the_loop'),
+
+    # --- what is not numbered ---------------------------------------------------
+    ('without an authority nobody is trusted', 'src/block/remote.c',
+     [('\tif (!r->o.tls_certificates)\n\t\treturn true;\n',
+       '\tif (true)\n\t\treturn true;\n')],
+     'integration/tls', 'test_without_an_authority_nobody_is_trusted'),
+    ('a read-only device is no disk', 'src/daemon/images.c',
+     [('ioctl(fd, BLKROGET, &read_only) == 0 && read_only)', 'false)')],
+     'integration/host_devices',
+     'test_device_that_cannot_be_written_is_refused_as_a_disk'),
+    ('what the plugin keeps for each thread has its place', 'meson.build',
+     [("'-ftls-model=initial-exec'", "'-ftls-model=global-dynamic'")],
+     'integration/memory',
+     'test_the_plugin_asks_for_no_memory_for_its_threads'),
 ]
