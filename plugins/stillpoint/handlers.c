@@ -9,7 +9,9 @@
 #include <string.h>
 
 #include "base/park.h"
+#include "change.h"
 #include "link/image.h"
+#include "notices.h"
 #include "schema/link-commands.h"
 #include "server.h"
 
@@ -331,6 +333,12 @@ make_node(struct link_call *call, struct node_open *op, struct node **out,
 }
 
 static void
+wake(void *opaque)
+{
+	server_wake(opaque);
+}
+
+static void
 node_opened(struct link_call *call)
 {
 	struct table *t = server_table(call->server);
@@ -344,6 +352,7 @@ node_opened(struct link_call *call)
 			      op->arg->node);
 	else if (op->image && make_node(call, op, &n, &op->e)) {
 		table_add_node(t, n);
+		notices_watch_all(n, wake, call->server);
 		ret.size = n->image->size;
 		link_node_open_return(call, &ret);
 		call = NULL;
@@ -419,6 +428,128 @@ link_node_close(struct link_call *call, struct link_node_close_args *arg)
 	(void)err_set(&e, ERR_GENERIC, ENOMEM, "cannot close '%s'", arg->node);
 	link_call_fail(call, &e);
 }
+
+/* --- changes ------------------------------------------------------------------- */
+
+bool
+link_node_resize(struct link_call *call,
+		 const struct link_node_resize_args *arg, struct err *e)
+{
+	AUTO(epoch_unref) struct epoch *epoch = NULL;
+	struct node *n = NULL;
+
+	if (!find_node(call, arg->node, &n, e))
+		return false;
+	if (cut_has(server_cut(call->server), n))
+		return err_set(e, ERR_GENERIC, 0, "node '%s' is in use",
+			       arg->node);
+	if (arg->epoch && !take_epoch(&call->msg, arg->epoch->fd, &epoch, e))
+		return false;
+	if (!change_size(server_table(call->server), n, arg->size, epoch,
+			 arg->epoch ? arg->epoch->id : 0, arg->timeout_ms, e))
+		return false;
+	(void)steal(&epoch);
+	return true;
+}
+
+bool
+link_nodes_reopen(struct link_call *call,
+		  const struct link_nodes_reopen_args *arg, struct err *e)
+{
+	return change_options(server_table(call->server), &arg->nodes,
+			      &call->msg, arg->timeout_ms, e);
+}
+
+bool
+link_node_threshold(struct link_call *call,
+		    const struct link_node_threshold_args *arg, struct err *e)
+{
+	struct node *n = NULL;
+
+	if (!find_node(call, arg->node, &n, e))
+		return false;
+	return notices_watch(n, arg->layer, arg->threshold, wake,
+			     call->server) ||
+	       err_set(e, ERR_GENERIC, 0, "node '%s' has no layer '%s'",
+		       arg->node, arg->layer);
+}
+
+/* --- what guests have done -------------------------------------------------------- */
+
+static bool
+add_counts(const struct export *x, struct link_export_stats *to)
+{
+	for (int k = 0; k < STATS_N; k++) {
+		struct stats_sum sum = stats_sum(&x->stats, (enum stats_kind)k);
+		struct link_count *c = calloc(1, sizeof *c);
+
+		if (!c || !link_count_list_append(&to->counts, c)) {
+			free(c);
+			return false;
+		}
+		*c = (struct link_count){ .ops = sum.ops,
+					  .bytes = sum.bytes,
+					  .ns = sum.ns,
+					  .failed = sum.failed };
+	}
+	return true;
+}
+
+static bool
+add_export_stats(const struct export *x, struct link_stats *to)
+{
+	AUTO(link_export_stats_free)
+	struct link_export_stats *i = calloc(1, sizeof *i);
+
+	if (!i)
+		return false;
+	i->name = strdup(x->name);
+	if (!i->name || !add_counts(x, i) ||
+	    !link_export_stats_list_append(&to->exports, i))
+		return false;
+	(void)steal(&i);
+	return true;
+}
+
+static bool
+add_layers(const struct block *b, struct link_stats *to)
+{
+	AUTO(link_layer_stats_free)
+	struct link_layer_stats *i = calloc(1, sizeof *i);
+	struct block *c;
+	bool ok;
+
+	if (!i)
+		return false;
+	i->node = strdup(b->node ? b->node : "");
+	i->highest = atomic_load(&b->high.highest);
+	if (!i->node || !link_layer_stats_list_append(&to->layers, i))
+		return false;
+	(void)steal(&i);
+	ok = true;
+	for (unsigned k = 0; ok && (c = block_child(b, k)); k++)
+		ok = add_layers(c, to);
+	return ok;
+}
+
+bool
+link_stats(struct link_call *call, struct link_stats **ret, struct err *e)
+{
+	AUTO(link_stats_free) struct link_stats *s = calloc(1, sizeof *s);
+	struct table *t = server_table(call->server);
+	bool ok = s != NULL;
+
+	for (struct export *x = t->exports; ok && x; x = x->next)
+		ok = add_export_stats(x, s);
+	for (struct node *n = t->nodes; ok && n; n = n->next)
+		ok = add_layers(n->image, s);
+	if (!ok)
+		return err_set(e, ERR_GENERIC, ENOMEM, "cannot report");
+	*ret = steal(&s);
+	return true;
+}
+
+/* --- files -------------------------------------------------------------------------- */
 
 /* The files of @b and of what it stands on. */
 static bool

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "node.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "block/throttle.h"
 
+#include "base/bits.h"
 #include "base/park.h"
 
 void
@@ -92,6 +94,13 @@ before_change(struct node *n, uint64_t off, uint64_t len)
 	return 0;
 }
 
+/* Rule 8. */
+static inline bool
+inside(const struct node *n, uint64_t off, uint64_t len)
+{
+	return likely(range_fits(off, len, n->image->size));
+}
+
 /* Rule 6. */
 static inline void
 admit(struct node *n, bool write, uint64_t len)
@@ -109,6 +118,8 @@ then_flush(struct node *n, int r, bool fua)
 int
 node_pread(struct node *n, void *buf, size_t len, uint64_t off)
 {
+	if (!inside(n, off, len))
+		return EINVAL;
 	admit(n, false, len);
 	return block_pread(n->image, buf, len, off);
 }
@@ -119,6 +130,8 @@ node_pwrite(struct node *n, const void *buf, size_t len, uint64_t off, bool fua)
 	unsigned ticket;
 	int r;
 
+	if (!inside(n, off, len))
+		return ENOSPC;
 	admit(n, true, len);
 	ticket = gate_enter(&n->gate);
 	r = before_change(n, off, len);
@@ -135,6 +148,8 @@ node_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags, bool fua)
 	unsigned ticket;
 	int r;
 
+	if (!inside(n, off, len))
+		return ENOSPC;
 	admit(n, true, len);
 	ticket = gate_enter(&n->gate);
 	r = before_change(n, off, len);
@@ -151,6 +166,8 @@ node_discard(struct node *n, uint64_t off, uint64_t len, bool fua)
 	unsigned ticket;
 	int r;
 
+	if (!inside(n, off, len))
+		return EINVAL;
 	if (!n->image->discard_unmap)
 		return then_flush(n, 0, fua);
 	admit(n, true, len);

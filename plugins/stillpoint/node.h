@@ -17,6 +17,8 @@
  * 6. A request that is throttled waits before it enters the gate.
  * 7. While a view is attached, the image holds the space that is given up
  *    (block_hold), also when the view was there before this process.
+ * 8. A request beyond the end fails: a connection may be older than a change
+ *    of the size.
  */
 #ifndef PLUGIN_NODE_H
 #define PLUGIN_NODE_H

@@ -344,16 +344,43 @@ through(const struct connection *c, uint32_t flags)
 	return (flags & NBDKIT_FLAG_FUA) || c->x->writethrough;
 }
 
+/* A request that is counted, from here to counted(). */
+struct request {
+	struct node *n;
+	unsigned ticket;
+	uint64_t began;
+};
+
+static bool
+begin(struct connection *c, struct request *r)
+{
+	r->n = enter(c, &r->ticket);
+	r->began = r->n ? stats_now() : 0;
+	return r->n != NULL;
+}
+
+static int
+counted(struct connection *c, const struct request *r, enum stats_kind kind,
+	uint64_t bytes, int os)
+{
+	if (unlikely(stats_count(&c->x->stats, r->ticket, kind, bytes, r->began,
+				 os)))
+		server_wake(plugin.server);
+	return leave(c, r->ticket, os);
+}
+
 static int
 plugin_pread(void *handle, void *buf, uint32_t count, uint64_t offset,
 	     uint32_t flags)
 {
 	struct connection *c = handle;
-	unsigned ticket;
-	struct node *n = enter(c, &ticket);
+	struct request r;
 
 	(void)flags;
-	return n ? leave(c, ticket, node_pread(n, buf, count, offset)) : -1;
+	if (!begin(c, &r))
+		return -1;
+	return counted(c, &r, STATS_READ, count,
+		       node_pread(r.n, buf, count, offset));
 }
 
 static int
@@ -361,51 +388,59 @@ plugin_pwrite(void *handle, const void *buf, uint32_t count, uint64_t offset,
 	      uint32_t flags)
 {
 	struct connection *c = handle;
-	unsigned ticket;
-	struct node *n = enter(c, &ticket);
+	struct request r;
 
-	return n ? leave(c, ticket,
-			 node_pwrite(n, buf, count, offset, through(c, flags)))
-		 : -1;
+	if (!begin(c, &r))
+		return -1;
+	return counted(
+		c, &r, STATS_WRITE, count,
+		node_pwrite(r.n, buf, count, offset, through(c, flags)));
 }
 
 static int
 plugin_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
 	struct connection *c = handle;
-	unsigned ticket, how = 0;
-	struct node *n = enter(c, &ticket);
+	unsigned how = 0;
+	struct request r;
+	int os;
 
 	if (flags & NBDKIT_FLAG_MAY_TRIM)
 		how |= BLOCK_ZERO_MAY_UNMAP;
 	if (flags & NBDKIT_FLAG_FAST_ZERO)
 		how |= BLOCK_ZERO_FAST;
-	return n ? leave(c, ticket,
-			 node_zero(n, offset, count, how, through(c, flags)))
-		 : -1;
+	if (!begin(c, &r))
+		return -1;
+	os = node_zero(r.n, offset, count, how, through(c, flags));
+	/* not a failure: the guest asked whether it would be fast */
+	if (os == ENOTSUP && how & BLOCK_ZERO_FAST)
+		return leave(c, r.ticket, os);
+	return counted(c, &r, STATS_WRITE, count, os);
 }
 
 static int
 plugin_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
 	struct connection *c = handle;
-	unsigned ticket;
-	struct node *n = enter(c, &ticket);
+	struct request r;
 
-	return n ? leave(c, ticket,
-			 node_discard(n, offset, count, through(c, flags)))
-		 : -1;
+	if (!begin(c, &r))
+		return -1;
+	return counted(
+		c, &r, STATS_UNMAP, count,
+		node_discard(r.n, offset, count, through(c, flags)));
 }
 
 static int
 plugin_flush(void *handle, uint32_t flags)
 {
 	struct connection *c = handle;
-	unsigned ticket;
-	struct node *n = enter(c, &ticket);
+	struct request r;
 
 	(void)flags;
-	return n ? leave(c, ticket, node_flush(n)) : -1;
+	if (!begin(c, &r))
+		return -1;
+	return counted(c, &r, STATS_FLUSH, 0, node_flush(r.n));
 }
 
 static int

@@ -16,6 +16,7 @@
 #include <sys/un.h>
 
 #include "base/log.h"
+#include "notices.h"
 #include "schema/link-commands.h"
 #include "json/envelope.h"
 
@@ -362,6 +363,7 @@ serve(void *arg)
 	 */
 	(void)setpriority(PRIO_PROCESS, (id_t)gettid(), LINK_NICE);
 	while (!atomic_load(&s->stop)) {
+		int ms = notices_tell(s->table, &s->events);
 		struct pollfd p[3] = {
 			{ .fd = s->wake, .events = POLLIN },
 			{ .fd = s->listener, .events = POLLIN },
@@ -369,7 +371,7 @@ serve(void *arg)
 		};
 		uint64_t n;
 
-		if (poll(p, 3, -1) < 0)
+		if (poll(p, 3, ms) < 0)
 			continue;
 		if (p[0].revents)
 			(void)!read(s->wake, &n, sizeof n);

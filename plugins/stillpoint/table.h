@@ -7,6 +7,7 @@
 #define PLUGIN_TABLE_H
 
 #include "node.h"
+#include "stats.h"
 
 /* What a guest connects to.  Every request of a guest passes the export's own
  * gate, so that an export can be taken away while clients are connected:
@@ -21,6 +22,8 @@ struct export
 	bool writethrough; /* every write is synced before it is answered */
 	struct gate users;
 	struct node *node; /* borrowed; NULL once the export is gone */
+	struct stats stats;
+	uint64_t told; /* when a failure was told last; link thread */
 	_Atomic unsigned refs; /* the table's and one for each connection */
 };
 

@@ -37,7 +37,8 @@ cross(struct block_high *h, uint64_t end)
 		return;
 	atomic_store(&h->by, end - threshold);
 	atomic_store(&h->crossed, threshold);
-	h->fn(h->opaque);
+	if (h->fn)
+		h->fn(h->opaque);
 }
 
 static void

@@ -198,12 +198,22 @@ struct block_file_options {
 bool block_file_open(const struct block_file_options *o, struct block **out,
 		     struct err *e) MUST_CHECK;
 
+/* Nobody is inside.  @fd, of the same file, is consumed. */
+void block_file_set_fd(struct block *b, int fd, bool direct);
+
 /* --- raw: a window [offset, offset + size) on @file ---------------------- */
 
 /* @file is consumed, also on failure.  @has_size false: to the end. */
 bool block_raw_open(struct block *file, uint64_t offset, bool has_size,
 		    uint64_t size, struct block **out, struct err *e)
 	MUST_CHECK;
+
+/* Another window on the same image; nobody is inside for the second one. */
+bool block_raw_window_fits(const struct block *b, uint64_t offset,
+			   bool has_size, uint64_t size, struct err *e)
+	MUST_CHECK;
+void block_raw_set_window(struct block *b, uint64_t offset, bool has_size,
+			  uint64_t size);
 
 /* --- null-co -------------------------------------------------------------- */
 
@@ -234,5 +244,8 @@ struct block_nbd_options {
  */
 bool block_nbd_open(const struct block_nbd_options *o, struct block **out,
 		    struct err *e) MUST_CHECK;
+
+/* Nobody is inside. */
+void block_nbd_set_reconnect_delay(struct block *b, unsigned seconds);
 
 #endif

@@ -415,6 +415,16 @@ static const struct block_ops host_device_ops = {
 	.truncate = file_truncate,
 };
 
+void
+block_file_set_fd(struct block *b, int fd, bool direct)
+{
+	struct file *f = to_file(b);
+
+	(void)close(f->fd);
+	f->fd = fd;
+	f->direct = direct;
+}
+
 /* Size and alignment of what @f->fd refers to. */
 static bool
 look_at(struct file *f, const char *name, struct err *e)

@@ -78,11 +78,26 @@ check(int fd, unsigned used, unsigned not_shared, struct err *e)
 	return true;
 }
 
+static unsigned
+used_by(bool writer)
+{
+	return BIT(CONSISTENT_READ) | (writer ? BIT(WRITE) | BIT(RESIZE) : 0);
+}
+
+bool
+image_lock_again(int held, int fd, bool writer, struct err *e)
+{
+	unsigned not_shared = BIT(WRITE) | BIT(RESIZE);
+
+	return take(held, used_by(writer), not_shared, e) &&
+	       check(held, used_by(writer), not_shared, e) &&
+	       take(fd, used_by(writer), not_shared, e);
+}
+
 bool
 image_lock(int fd, bool writer, struct err *e)
 {
-	unsigned used =
-		BIT(CONSISTENT_READ) | (writer ? BIT(WRITE) | BIT(RESIZE) : 0);
+	unsigned used = used_by(writer);
 	unsigned not_shared = BIT(WRITE) | BIT(RESIZE);
 
 	if (take(fd, used, not_shared, e) && check(fd, used, not_shared, e))

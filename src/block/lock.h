@@ -20,6 +20,12 @@
  */
 bool image_lock(int fd, bool writer, struct err *e) MUST_CHECK;
 
+/* For another descriptor of the same file, whose locks @held has, for a writer
+ * or a reader: @held gets what it lacks, as image_lock() would, and @fd gets
+ * all of it.
+ */
+bool image_lock_again(int held, int fd, bool writer, struct err *e) MUST_CHECK;
+
 /* Give the locks up while the descriptor stays open. */
 void image_unlock(int fd);
 

@@ -40,7 +40,7 @@ struct conn {
 struct remote_io {
 	struct remote *remote; /* owned */
 	struct remote_info info;
-	uint64_t delay_ms; /* reconnect delay */
+	_Atomic uint64_t delay_ms; /* reconnect delay */
 	int wakeup; /* eventfd, owned */
 	pthread_t thread;
 
@@ -585,6 +585,12 @@ start_thread(struct remote_io *io)
 	r = pthread_create(&io->thread, NULL, io_thread, io);
 	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return r;
+}
+
+void
+remote_io_set_delay(struct remote_io *io, unsigned seconds)
+{
+	atomic_store(&io->delay_ms, (uint64_t)seconds * 1000);
 }
 
 bool

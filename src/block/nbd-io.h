@@ -67,6 +67,9 @@ bool remote_io_new(struct remote *r, struct nbd_handle *h,
 		   unsigned reconnect_delay_s, struct remote_io **out,
 		   struct err *e) MUST_CHECK;
 
+/* Any thread: another reconnect delay, for requests that are still to come. */
+void remote_io_set_delay(struct remote_io *io, unsigned seconds);
+
 /* No request is under way. */
 void remote_io_free(struct remote_io *io);
 

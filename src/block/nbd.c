@@ -236,6 +236,12 @@ fill_in(struct image *m, const struct block_nbd_options *o)
 	};
 }
 
+void
+block_nbd_set_reconnect_delay(struct block *b, unsigned seconds)
+{
+	remote_io_set_delay(to_image(b)->io, seconds);
+}
+
 bool
 block_nbd_open(const struct block_nbd_options *o, struct block **out,
 	       struct err *e)

@@ -135,6 +135,45 @@ static const struct block_ops raw_ops = {
 	.depth = raw_depth,
 };
 
+static bool
+window_fits(const struct block *file, uint64_t offset, bool has_size,
+	    uint64_t *size, struct err *e)
+{
+	if (!has_size)
+		*size = offset <= file->size ? file->size - offset : 0;
+	if (!range_fits(offset, *size, file->size))
+		return err_set(e, ERR_GENERIC, 0,
+			       "The sum of offset (%" PRIu64
+			       ") and size (%" PRIu64
+			       ") has to be smaller or equal to the actual "
+			       "size of the containing file (%" PRIu64 ")",
+			       offset, *size, file->size);
+	if (*size % 512)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Specified size is not multiple of 512");
+	return true;
+}
+
+bool
+block_raw_window_fits(const struct block *b, uint64_t offset, bool has_size,
+		      uint64_t size, struct err *e)
+{
+	const struct raw *r = container_of(b, const struct raw, block);
+
+	return window_fits(r->file, offset, has_size, &size, e);
+}
+
+void
+block_raw_set_window(struct block *b, uint64_t offset, bool has_size,
+		     uint64_t size)
+{
+	struct raw *r = to_raw(b);
+
+	r->offset = offset;
+	r->fixed = has_size;
+	b->size = has_size ? size : r->file->size - offset;
+}
+
 bool
 block_raw_open(struct block *file, uint64_t offset, bool has_size,
 	       uint64_t size, struct block **out, struct err *e)
@@ -142,18 +181,8 @@ block_raw_open(struct block *file, uint64_t offset, bool has_size,
 	AUTO(block_free) struct block *own = file;
 	struct raw *r;
 
-	if (!has_size)
-		size = offset <= own->size ? own->size - offset : 0;
-	if (!range_fits(offset, size, own->size))
-		return err_set(e, ERR_GENERIC, 0,
-			       "The sum of offset (%" PRIu64
-			       ") and size (%" PRIu64
-			       ") has to be smaller or equal to the actual "
-			       "size of the containing file (%" PRIu64 ")",
-			       offset, size, own->size);
-	if (size % 512)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Specified size is not multiple of 512");
+	if (!window_fits(own, offset, has_size, &size, e))
+		return false;
 	r = calloc(1, sizeof *r);
 	if (!r)
 		return err_set(e, ERR_GENERIC, ENOMEM, "cannot open raw");

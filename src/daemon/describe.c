@@ -239,6 +239,7 @@ describe(const struct node *n, bool read_only, int *fds, unsigned *nfds)
 	struct link_image *i = by_driver(n, read_only, fds, nfds);
 
 	i->read_only = n->read_only || read_only;
+	i->write_threshold = n->write_threshold;
 	return i;
 }
 

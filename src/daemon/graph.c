@@ -200,6 +200,17 @@ storage(const struct node *n)
 				    : n->child[CHILD_IMAGE];
 }
 
+const struct node *
+node_filtered(const struct node *n)
+{
+	switch (n->options->driver) {
+	case BLOCKDEV_DRIVER_RAW:
+	case BLOCKDEV_DRIVER_THROTTLE: return n->child[CHILD_FILE];
+	case BLOCKDEV_DRIVER_BLKDEBUG: return n->child[CHILD_IMAGE];
+	default: return NULL;
+	}
+}
+
 int
 node_fd(const struct node *n)
 {

@@ -80,6 +80,13 @@ struct node {
 				   * read */
 	unsigned exports;
 	struct job *target_of; /* the job that writes to it; borrowed */
+	uint64_t write_threshold; /* 0: none */
+	/* resize.c: the size that is coming, and what records with it;
+	 * borrowed.  0 and NULL: none.
+	 */
+	uint64_t next_size;
+	struct epoch_file *next_epoch;
+	bool resized; /* recovery: its epochs may be of another size */
 	bool in_plane; /* the data plane has it open */
 	bool restart; /* recovery: the data plane must open it anew */
 	bool released; /* let go in order (at the daemon's end) */
@@ -151,6 +158,9 @@ struct node *graph_parent(struct graph *g, const struct node *n,
 
 /* Is @n @top, or below it? */
 bool node_stands_on(const struct node *top, const struct node *n);
+
+/* The child whose size and content are the node's; NULL: it has its own. */
+const struct node *node_filtered(const struct node *n);
 
 /* What the node's data is kept in: its own file, or its child's. */
 int node_fd(const struct node *n); /* borrowed; -1: no file */

@@ -41,7 +41,8 @@ identity_of(const struct node *n)
 }
 
 const char *
-identity_changed(const struct node *n, const struct registry_identity *then)
+identity_changed(const struct node *n, bool any_size,
+		 const struct registry_identity *then)
 {
 	struct registry_identity now;
 
@@ -52,7 +53,7 @@ identity_changed(const struct node *n, const struct registry_identity *then)
 		now.size = then->size;
 	if (now.device != then->device || now.inode != then->inode)
 		return "the image is another file than the one it recorded";
-	if (now.size != then->size ||
+	if ((now.size != then->size && !any_size) ||
 	    (then->mtime_ns != TIME_UNKNOWN && now.mtime_ns != then->mtime_ns))
 		return "the image was changed while Stillpoint did not run";
 	return NULL;

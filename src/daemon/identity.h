@@ -16,7 +16,7 @@ struct node;
 struct registry_identity *identity_of(const struct node *n);
 
 /* Why the node's bitmaps cannot be believed: a static text, or NULL. */
-const char *identity_changed(const struct node *n,
+const char *identity_changed(const struct node *n, bool any_size,
 			     const struct registry_identity *then);
 
 /* The kernel's boot; owned by the caller. */

@@ -492,3 +492,55 @@ image_reader_open(const struct link_image *i, struct link_msg *msg,
 			return false;
 	return link_image_open(i, msg, out, e);
 }
+
+/* --- other options ------------------------------------------------------------------- */
+
+static bool
+uses_locks(const struct node *n)
+{
+	const struct blockdev_options_file *f = file_options(n->options);
+
+	return !n->options->force_share &&
+	       !(f->has_locking && f->locking == ON_OFF_AUTO_OFF);
+}
+
+static bool
+reopen_file(struct daemon *d, const struct node *now, struct node *then,
+	    struct err *e)
+{
+	if (then->read_only == now->read_only &&
+	    direct(then->options) == direct(now->options)) {
+		then->fd = fcntl(now->fd, F_DUPFD_CLOEXEC, 0);
+		return then->fd >= 0 ||
+		       err_set(e, ERR_GENERIC, errno, "Could not open '%s'",
+			       node_filename(now));
+	}
+	return open_path(d, then, &then->fd, e) &&
+	       kind_check(then->options, then->fd, e) &&
+	       (!uses_locks(then) ||
+		image_lock_again(now->fd, then->fd, !then->read_only, e));
+}
+
+static bool
+reopen_nbd(const struct node *now, const struct node *then, struct err *e)
+{
+	return then->read_only || !target_read_only(now->target) ||
+	       err_set(e, ERR_GENERIC, 0,
+		       "Can't reopen read-only NBD mount as read/write");
+}
+
+bool
+image_reopen(struct daemon *d, const struct node *now, struct node *then,
+	     struct err *e)
+{
+	then->read_only = then->options->read_only;
+	if (!common_check(then, e))
+		return false;
+	switch (then->options->driver) {
+	case BLOCKDEV_DRIVER_NBD: return reopen_nbd(now, then, e);
+	case BLOCKDEV_DRIVER_FILE:
+	case BLOCKDEV_DRIVER_HOST_DEVICE:
+		return reopen_file(d, now, then, e) && try_open(then, e);
+	default: return try_open(then, e);
+	}
+}

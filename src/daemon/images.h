@@ -36,4 +36,12 @@ struct link_image *image_reader_plan(const struct node *n,
 bool image_reader_open(const struct link_image *i, struct link_msg *msg,
 		       struct block **out, struct err *e) MUST_CHECK;
 
+/* Worker thread.  @then is a copy of @now with other options and without
+ * descriptor or connection: check them, and open what must be opened anew.
+ * Fills in its descriptor, size and read_only.  After a failure, too, the
+ * descriptor is the caller's.
+ */
+bool image_reopen(struct daemon *d, const struct node *now, struct node *then,
+		  struct err *e) MUST_CHECK;
+
 #endif

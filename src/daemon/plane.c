@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/park.h"
+#include "daemon/blockstats.h"
 #include "daemon/daemon.h"
 #include "daemon/guest-server.h"
 #include "daemon/recover.h"
@@ -217,7 +218,10 @@ on_event(void *opaque, const char *name, const struct json *data)
 	struct link_view_broken_data *v = NULL;
 	struct err e = ERR_INIT;
 
-	(void)opaque;
+	struct plane *p = opaque;
+
+	if (blockstats_event(p->d, name, data))
+		return;
 	/* The stream that reads the view sees by itself that it broke. */
 	if (strcmp(name, "VIEW_BROKEN") == 0 && data &&
 	    link_view_broken_data_decode(data, NULL, &v, &e))

@@ -59,9 +59,11 @@ describe_bitmaps(const struct node *n, struct block_device_info *i)
 	return true;
 }
 
+/* @flat: without the images below. */
 static struct image_info *
-describe_image(const struct node *n)
+describe_image(const struct node *n, bool flat)
 {
+	const struct node *backing = n->child[CHILD_BACKING];
 	struct image_info *i = xzalloc(sizeof *i);
 	struct stat st;
 
@@ -72,11 +74,24 @@ describe_image(const struct node *n)
 		i->has_actual_size = true;
 		i->actual_size = (int64_t)st.st_blocks * 512;
 	}
+	if (backing && !flat)
+		i->backing_image = describe_image(backing, false);
 	return i;
 }
 
+static void
+describe_backing(const struct node *n, struct block_device_info *i)
+{
+	const struct node *b = n->child[CHILD_BACKING];
+
+	if (b)
+		i->backing_file = xstrdup(node_filename(b));
+	for (; b; b = b->child[CHILD_BACKING])
+		i->backing_file_depth++;
+}
+
 static struct block_device_info *
-describe_node(const struct node *n, struct err *e)
+describe_node(const struct node *n, bool flat, struct err *e)
 {
 	AUTO(block_device_info_free)
 	struct block_device_info *i = xzalloc(sizeof *i);
@@ -90,7 +105,9 @@ describe_node(const struct node *n, struct err *e)
 	i->detect_zeroes = o->has_detect_zeroes
 				   ? o->detect_zeroes
 				   : BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF;
-	i->image = describe_image(n);
+	i->image = describe_image(n, flat);
+	describe_backing(n, i);
+	i->write_threshold = (int64_t)n->write_threshold;
 	i->cache = xzalloc(sizeof *i->cache);
 	i->cache->writeback = true;
 	i->cache->direct = o->cache && o->cache->direct;
@@ -108,12 +125,12 @@ qmp_query_named_block_nodes(struct qmp_call *call,
 			    struct block_device_info_list *ret, struct err *e)
 {
 	struct daemon *d = qmp_call_opaque(call);
+	bool flat = arg->has_flat && arg->flat;
 
-	(void)arg; /* no node has a backing image: flat or not is the same */
 	if (!filters_describe(d->graph, ret, e))
 		return false;
 	for (const struct node *n = d->graph->nodes; n; n = n->next) {
-		struct block_device_info *i = describe_node(n, e);
+		struct block_device_info *i = describe_node(n, flat, e);
 
 		if (!i || !block_device_info_list_append(ret, i))
 			return false;
@@ -135,7 +152,7 @@ qmp_query_block(struct qmp_call *call, struct block_info_list *ret,
 		i = xzalloc(sizeof *i);
 		i->device = xstrdup(x->options->id);
 		i->type = xstrdup("unknown");
-		i->inserted = describe_node(x->node, e);
+		i->inserted = describe_node(x->node, false, e);
 		if (!block_info_list_append(ret, i))
 			return err_set(e, ERR_GENERIC, 0, "out of memory");
 		if (!i->inserted)

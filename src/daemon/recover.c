@@ -275,7 +275,7 @@ restore_bitmap(struct recovery *r, struct node *n,
 	}
 	for (size_t i = 0; i < from->epochs.n; i++) {
 		struct epoch_file *f =
-			sweep_find_epoch(r->d, from->epochs.v[i], n->size, &e);
+			sweep_find_epoch(r->d, from->epochs.v[i], n, &e);
 
 		if (!f) {
 			log_error("node '%s', bitmap '%s': %s", n->name,
@@ -293,12 +293,15 @@ node_restored(struct recovery *r, struct node *n,
 	      const struct registry_node *from)
 {
 	const char *changed = NULL;
+	bool resized = from->has_next_size && n->size == from->next_size;
 
-	if (n->size != from->size)
+	if (n->size != from->size && !resized)
 		changed = "the image's size was changed while Stillpoint did "
 			  "not run";
 	else if (from->identity)
-		changed = identity_changed(n, from->identity);
+		changed = identity_changed(n, from->has_next_size,
+					   from->identity);
+	n->resized = from->has_next_size;
 	for (size_t i = 0; i < from->bitmaps.n; i++)
 		restore_bitmap(r, n, from->bitmaps.v[i], changed);
 	log_info("node '%s' is back with %zu bitmaps", n->name,
@@ -474,7 +477,7 @@ sync_running(struct recovery *r, struct node *n, const struct link_node_info *i)
 
 	n->in_plane = true;
 	if (i->has_epoch) {
-		f = sweep_find_epoch(r->d, i->epoch, n->size, &e);
+		f = sweep_find_epoch(r->d, i->epoch, n, &e);
 		if (f) {
 			n->epoch = f;
 			record_in(n, f); /* rule 1 */

@@ -57,10 +57,12 @@ describe_bitmap(const struct bitmap *b)
 	r->persistent = b->persistent;
 	r->enabled = b->enabled;
 	r->inconsistent = b->inconsistent ? xstrdup(b->inconsistent) : NULL;
-	r->epochs.v = xcalloc(b->set.n, sizeof r->epochs.v[0]);
+	r->epochs.v = xcalloc(b->set.n + 1, sizeof r->epochs.v[0]);
 	r->epochs.n = b->set.n;
 	for (size_t i = 0; i < b->set.n; i++)
 		r->epochs.v[i] = b->set.v[i]->id;
+	if (b->enabled && b->node->next_epoch)
+		r->epochs.v[r->epochs.n++] = b->node->next_epoch->id;
 	return r;
 }
 
@@ -84,6 +86,8 @@ describe_node(const struct node *n)
 	r->options = blockdev_options_clone(n->options);
 	r->size = n->size;
 	r->identity = identity_of(n);
+	r->has_next_size = n->next_size != 0;
+	r->next_size = n->next_size;
 	describe_bitmaps(n->bitmaps, &r->bitmaps);
 	return r;
 }

@@ -37,17 +37,36 @@ in_memory(const struct graph *g, uint64_t id)
 	return NULL;
 }
 
+/* @from is consumed. */
+static struct epoch_file *
+copy_epoch(struct daemon *d, struct epoch_file *from, uint64_t size,
+	   struct err *e)
+{
+	AUTO(epoch_file_unref) struct epoch_file *own = from;
+	AUTO(epoch_file_unref)
+	struct epoch_file *f = epoch_file_new(
+		d->cfg.shm, graph_take_id(d->graph), size, own->granularity);
+
+	if (!epoch_file_make(f, e))
+		return NULL;
+	epoch_merge(f->map, own->map);
+	return steal(&f);
+}
+
 struct epoch_file *
-sweep_find_epoch(struct daemon *d, uint64_t id, uint64_t size, struct err *e)
+sweep_find_epoch(struct daemon *d, uint64_t id, const struct node *n,
+		 struct err *e)
 {
 	struct epoch_file *f = in_memory(d->graph, id);
 
-	if (f)
+	if (f && f->size == n->size)
 		return epoch_file_ref(f);
 	if (!epoch_file_open(d->cfg.shm, id, &f, e))
 		return NULL;
-	if (f->size == size)
+	if (f->size == n->size)
 		return f;
+	if (n->resized)
+		return copy_epoch(d, f, n->size, e);
 	(void)err_set(e, ERR_GENERIC, 0,
 		      "epoch %" PRIu64 " is of a disk of another size", id);
 	epoch_file_unref(f);

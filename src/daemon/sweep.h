@@ -10,12 +10,14 @@
 #include "daemon/epochs.h"
 
 struct daemon;
+struct node;
 
-/* The epoch with this number: the one that a bitmap or node has already, or
- * its file.  A reference, or NULL and *e says why not.
+/* The epoch with this number for disk @n: the one that a bitmap or node has
+ * already, or its file, or, when @n was about to get another size, a copy of
+ * the right size.  A reference, or NULL and *e says why not.
  */
 struct epoch_file *sweep_find_epoch(struct daemon *d, uint64_t id,
-				    uint64_t size, struct err *e);
+				    const struct node *n, struct err *e);
 
 /* Remove files of epochs and views that nothing in the graph refers to. */
 void sweep_orphans(struct daemon *d);

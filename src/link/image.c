@@ -190,6 +190,16 @@ open_driver(const struct link_image *i, struct link_msg *msg,
 	return err_set(e, ERR_GENERIC, 0, "unknown driver");
 }
 
+static void
+apply_common(const struct link_image *i, struct block *b)
+{
+	b->read_only = i->read_only;
+	b->discard_unmap = i->discard_unmap;
+	b->detect_zeroes = i->detect_zeroes;
+	b->detect_unmap = i->detect_unmap;
+	b->no_flush = i->no_flush;
+}
+
 bool
 link_image_open(const struct link_image *i, struct link_msg *msg,
 		struct block **out, struct err *e)
@@ -202,10 +212,103 @@ link_image_open(const struct link_image *i, struct link_msg *msg,
 	if (!open_driver(i, msg, out, e))
 		return false;
 	(*out)->node = steal(&node);
-	(*out)->read_only = i->read_only;
-	(*out)->discard_unmap = i->discard_unmap;
-	(*out)->detect_zeroes = i->detect_zeroes;
-	(*out)->detect_unmap = i->detect_unmap;
-	(*out)->no_flush = i->no_flush;
+	apply_common(i, *out);
+	block_set_threshold(*out, i->write_threshold, NULL, NULL);
 	return true;
+}
+
+/* --- other options for an open image ------------------------------------------- */
+
+/* What is described below @i in place @k; NULL: nothing any more.  The order
+ * is that of block_child().
+ */
+static const struct link_image *
+below(const struct link_image *i, unsigned k)
+{
+	const struct link_image_qcow2 *q = i->u.qcow2;
+	const struct link_image *all[3] = { NULL };
+
+	switch (i->driver) {
+	case LINK_DRIVER_RAW: all[0] = i->u.raw->file; break;
+	case LINK_DRIVER_BLKDEBUG: all[0] = i->u.blkdebug->image; break;
+	case LINK_DRIVER_THROTTLE: all[0] = i->u.throttle->file; break;
+	case LINK_DRIVER_QCOW2:
+		all[0] = q->file;
+		all[1] = q->backing ? q->backing : q->data_file;
+		all[2] = q->backing ? q->data_file : NULL;
+		break;
+	default: break;
+	}
+	return k < ARRAY_SIZE(all) ? all[k] : NULL;
+}
+
+static bool
+driver_fits(const struct link_image *i, const struct link_msg *msg,
+	    const struct block *b, struct err *e)
+{
+	const struct link_image_raw *r = i->u.raw;
+
+	switch (i->driver) {
+	case LINK_DRIVER_FILE:
+		if (i->u.file->fd < msg->nfds && msg->fds[i->u.file->fd] >= 0)
+			return true;
+		return err_set(e, ERR_GENERIC, 0, "a descriptor is missing");
+	case LINK_DRIVER_RAW:
+		return block_raw_window_fits(b, r->has_offset ? r->offset : 0,
+					     r->has_size, r->size, e);
+	default: return true;
+	}
+}
+
+bool
+link_image_fits(const struct link_image *i, const struct link_msg *msg,
+		const struct block *b, struct err *e)
+{
+	const struct link_image *c;
+	unsigned k = 0;
+	bool ok;
+
+	if (!b->node || strcmp(b->node, i->node) != 0)
+		return err_set(e, ERR_GENERIC, 0,
+			       "node '%s' is not what it was", i->node);
+	ok = driver_fits(i, msg, b, e);
+	for (; ok && (c = below(i, k)); k++)
+		ok = block_child(b, k) &&
+		     link_image_fits(c, msg, block_child(b, k), e);
+	return ok;
+}
+
+static void
+apply_driver(const struct link_image *i, struct link_msg *msg, struct block *b)
+{
+	const struct link_image_raw *r = i->u.raw;
+	struct err ignore = ERR_INIT;
+	int fd;
+
+	switch (i->driver) {
+	case LINK_DRIVER_FILE:
+		if (link_msg_take_fd(msg, i->u.file->fd, &fd, &ignore))
+			block_file_set_fd(b, fd, i->u.file->direct);
+		break;
+	case LINK_DRIVER_RAW:
+		block_raw_set_window(b, r->has_offset ? r->offset : 0,
+				     r->has_size, r->size);
+		break;
+	case LINK_DRIVER_NBD:
+		block_nbd_set_reconnect_delay(b, i->u.nbd->reconnect_delay);
+		break;
+	default: break;
+	}
+}
+
+void
+link_image_apply(const struct link_image *i, struct link_msg *msg,
+		 struct block *b)
+{
+	const struct link_image *c;
+
+	for (unsigned k = 0; (c = below(i, k)); k++)
+		link_image_apply(c, msg, block_child(b, k));
+	apply_driver(i, msg, b);
+	apply_common(i, b);
 }

@@ -14,6 +14,16 @@
 bool link_image_open(const struct link_image *i, struct link_msg *msg,
 		     struct block **out, struct err *e) MUST_CHECK;
 
+/* Is @b made of the images that @i describes, and can it get their options?
+ * @msg: the message with the descriptors.
+ */
+bool link_image_fits(const struct link_image *i, const struct link_msg *msg,
+		     const struct block *b, struct err *e) MUST_CHECK;
+
+/* It gets them; nobody else uses it meanwhile.  It fits. */
+void link_image_apply(const struct link_image *i, struct link_msg *msg,
+		      struct block *b);
+
 /* False: the message is not well-formed. */
 bool link_throttle_config_get(const struct link_throttle_limits *from,
 			      struct throttle_config *to, struct err *e)

@@ -344,11 +344,10 @@ epoch_any(const struct epoch *ep, uint64_t off, uint64_t len)
 void
 epoch_merge(struct epoch *to, const struct epoch *from)
 {
-	uint64_t at = 0, end;
+	uint64_t at = 0, size = min_u64(to->size, from->size), end;
 
-	assert(to->size == from->size);
-	while ((at = epoch_next_dirty(from, at, from->size)) < from->size) {
-		end = epoch_next_clean(from, at, from->size);
+	while ((at = epoch_next_dirty(from, at, size)) < size) {
+		end = epoch_next_clean(from, at, size);
 		epoch_set(to, at, end - at);
 		at = end;
 	}

@@ -70,7 +70,7 @@ bool epoch_any(const struct epoch *ep, uint64_t off, uint64_t len);
 uint64_t epoch_next_dirty(const struct epoch *ep, uint64_t off, uint64_t end);
 uint64_t epoch_next_clean(const struct epoch *ep, uint64_t off, uint64_t end);
 
-/* Set in @to what is set in @from.  Sizes are equal; granularities need not
+/* Set in @to what is set in @from, as far as both reach; granularities need not
  * be (a coarser @to is rounded outwards).
  */
 void epoch_merge(struct epoch *to, const struct epoch *from);

@@ -19,6 +19,8 @@ WORK = 'src/base/work.c'
 MTX = 'src/base/mtx.c'
 FILE = 'src/block/file.c'
 LOCK = 'src/block/lock.c'
+CHANGE = 'plugins/stillpoint/change.c'
+STATS = 'plugins/stillpoint/stats.c'
 BLKDEBUG = 'src/block/blkdebug.c'
 THROTTLE = 'src/block/throttle.c'
 WIRE = 'src/link/wire.c'
@@ -300,6 +302,38 @@ MUTATIONS = [
        '\tr = before_change(n, off, len);\n\tif (!r)\n\t\tr = block_pwrite')],
      'integration/throttle',
      'test_cut_does_not_wait_for_a_guest_that_is_delayed'),
+
+    ('node.h rule 8', NODE,
+     [('return likely(range_fits(off, len, n->image->size));',
+       'return off + len >= off || n;')],
+     'integration/resize',
+     'test_old_connection_cannot_reach_behind_the_new_end'),
+
+    # --- change.h, stats.h --------------------------------------------------------
+    ('change.h rule 1', CHANGE,
+     [('\tok = wait_empty(t, n, deadline(ms), e);\n', '\tok = true;\n'),
+      ('static bool\nwait_empty', '__attribute__((unused)) static bool\nwait_empty')],
+     'change', 'rule_1_a_change_waits_for_the_requests_of_guests'),
+    ('change.h rule 2', CHANGE,
+     [('\tif (!check_all(t, l, msg, e))\n\t\treturn false;\n',
+       '\tfor (size_t i = 0; i < l->n && table_node(t, l->v[i]->node); i++)\n'
+       '\t\tlink_image_apply(l->v[i]->image, msg,\n'
+       '\t\t\t\t table_node(t, l->v[i]->node)->image);\n'
+       '\tif (!check_all(t, l, msg, e))\n\t\treturn false;\n')],
+     'change', 'rule_2_all_nodes_change_or_none'),
+    ('change.h rule 3', CHANGE,
+     [('\tif (n->views) /* rule 3 */', '\tif (false)')],
+     'change', 'rule_3_a_node_with_a_view_keeps_its_size'),
+    ('stats.h rule 1', STATS,
+     [('\tadd(&s->shard[ticket].of[kind].ops, 1);\n',
+       '\tadd(&s->shard[ticket].of[kind].ops, 2);\n')],
+     'integration/blockstats', 'test_every_request_is_counted_once'),
+    ('stats.h rule 2', STATS,
+     [('\t\treturn atomic_exchange(&s->failure,',
+       '\t\treturn !atomic_load(&s->failure) &&\n'
+       '\t\t       atomic_exchange(&s->failure,')],
+     'integration/blockstats',
+     'test_failures_are_told_once_a_second_the_latest_last'),
 
     # --- blkdebug.h -------------------------------------------------------------
     ('blkdebug.h rule 1', BLKDEBUG,

@@ -191,7 +191,8 @@ MUTATIONS = [
        '\t\t\terr_clear(&e);\n\t\t\tcontinue;\n')],
      RULES, 'test_recover_rule_3_bitmap_whose_epoch_is_gone_says_so'),
     ('recover.h rule 3, another image', RECOVER,
-     [('changed = identity_changed(n, from->identity);',
+     [('changed = identity_changed(n, from->has_next_size,\n'
+       '\t\t\t\t\t   from->identity);',
        '(void)identity_changed;')],
      'integration/death',
      'test_image_changed_behind_our_back_makes_the_bitmap_inconsistent'),
