@@ -11,6 +11,7 @@
 #include "base/park.h"
 #include "daemon/daemon.h"
 #include "daemon/exports.h"
+#include "daemon/lost.h"
 #include "daemon/paths.h"
 #include "daemon/pending.h"
 #include "daemon/plane.h"
@@ -369,6 +370,7 @@ stop_next(void *opaque, const struct err *e)
 			      stop_next, s);
 		return;
 	}
+	lost_forget_exports(d->lost);
 	guest_server_forget(d);
 	registry_save(d->registry, on_stop_saved, s);
 }

@@ -39,6 +39,12 @@ lost_add_export(struct lost *l, const struct block_export_options *x)
 		&l->exports, block_export_options_clone(x)));
 }
 
+void
+lost_forget_exports(struct lost *l)
+{
+	block_export_options_list_clear(&l->exports);
+}
+
 bool
 lost_has_node(const struct lost *l, const char *name)
 {

@@ -21,6 +21,9 @@ void lost_free(struct lost *l);
 void lost_add_node(struct lost *l, const struct registry_node *n);
 void lost_add_export(struct lost *l, const struct block_export_options *x);
 
+/* nbd-server-stop ends all exports, those that wait for their node too. */
+void lost_forget_exports(struct lost *l);
+
 bool lost_has_node(const struct lost *l, const char *name);
 /* @name: what guests ask for. */
 bool lost_has_export(const struct lost *l, const char *name);

@@ -406,6 +406,28 @@ def test_bitmap_goes_on_over_a_stop_and_a_start(k, dir, connect):
     assert k.bitmap("n0", "b")["count"] == 2 * 65536
 
 
+@pytest.mark.needs("stillpoint")
+def test_stop_ends_exports_that_wait_for_their_node_too(quiet, k, dir,
+                                                        make_target):
+    where = os.path.join(dir, "guests.sock")
+    t = make_target("remote", unix=True).file(
+        os.path.join(dir, "remote.img"), SIZE)
+    k.cmd("blockdev-add", t.blockdev("far"))
+    k.cmd("nbd-server-start", addr=unix(where))
+    add(k, "far")
+    quiet.stop()
+    t.kill9()
+    q = quiet.start().qmp()
+    assert q.cmd("query-named-block-nodes") == []
+    q.cmd("nbd-server-stop")
+    quiet.stop()
+    t.restart()
+    q = quiet.start().qmp()
+    assert [n["node-name"] for n in q.cmd("query-named-block-nodes")] == [
+        "far"]
+    assert q.cmd("query-block-exports") == []
+
+
 # --- nbd-server-add and -remove ------------------------------------------------
 
 

@@ -155,6 +155,7 @@ def test_events_come_while_a_command_waits(client, make_target, dir):
     assert one.events == two.events
 
 
+@pytest.mark.needs("stillpoint")        # QEMU takes minutes for it
 def test_line_of_ten_mebibytes_is_read_and_none_longer_is_sent(client):
     c = client()
     reply = c.answer(c.ask("blockdev-del", {"node-name": "n" * (LIMIT - 200)}))

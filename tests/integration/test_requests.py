@@ -78,6 +78,9 @@ def test_id_is_echoed_whatever_it_is(q, value):
 @pytest.mark.rows("protocol.id-absent", "protocol.members")
 def test_answer_without_id_has_none(q):
     assert set(reply_to(q, {"execute": "query-version"})) == {"return"}
+    reply = reply_to(q, {"execute": "no-such-thing"})
+    assert set(reply) == {"error"}
+    assert set(reply["error"]) == {"class", "desc"}
 
 
 @pytest.mark.parametrize("arguments, desc", [
