@@ -126,6 +126,21 @@ struct block {
 			       * acknowledged here (false: after a flush) */
 };
 
+/* The size of an image that another thread may be making longer: a format
+ * grows its file while others read it.
+ */
+static inline uint64_t
+block_size_now(const struct block *b)
+{
+	return __atomic_load_n(&b->size, __ATOMIC_ACQUIRE);
+}
+
+static inline void
+block_size_set(struct block *b, uint64_t size)
+{
+	__atomic_store_n(&b->size, size, __ATOMIC_RELEASE);
+}
+
 /* Frees the driver's object and closes what it owns. */
 void block_free(struct block *b);
 DEFINE_CLEANUP(struct block, block_free);

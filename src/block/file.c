@@ -129,8 +129,8 @@ bounce_piece(const struct file *f, char *bounce, void *to, const void *from,
 	/* an image does not grow because its last block is written: when it is
 	 * opened again it has the size that it had
 	 */
-	if (!r && !f->device && start + len > f->block.size &&
-	    ftruncate(f->fd, (off_t)f->block.size) < 0)
+	if (!r && !f->device && start + len > block_size_now(&f->block) &&
+	    ftruncate(f->fd, (off_t)block_size_now(&f->block)) < 0)
 		r = errno;
 	return r;
 }
@@ -381,7 +381,7 @@ file_truncate(struct block *b, uint64_t size)
 	while (ftruncate(f->fd, (off_t)size) < 0)
 		if (errno != EINTR)
 			return errno;
-	b->size = size;
+	block_size_set(b, size);
 	return 0;
 }
 

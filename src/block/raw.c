@@ -107,7 +107,7 @@ raw_truncate(struct block *b, uint64_t size)
 		return EINVAL;
 	os = block_truncate(r->file, size + r->offset);
 	if (!os)
-		b->size = size;
+		block_size_set(b, size);
 	return os;
 }
 

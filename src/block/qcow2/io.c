@@ -19,7 +19,8 @@ read_unaligned(struct block *child, uint8_t *to, size_t len, uint64_t off)
 {
 	uint64_t unit = child->min_block;
 	uint64_t start = round_down(off, unit);
-	uint64_t end = min_u64(round_up(off + len, unit), child->size);
+	uint64_t end =
+		min_u64(round_up(off + len, unit), block_size_now(child));
 	AUTO(free) uint8_t *bounce = malloc((size_t)(end - start));
 	int r;
 
@@ -35,12 +36,12 @@ int
 qcow2_child_read(struct block *child, void *buf, size_t len, uint64_t off)
 {
 	size_t inside = len;
-	uint64_t unit = child->min_block;
+	uint64_t unit = child->min_block, size = block_size_now(child);
 
-	if (off >= child->size)
+	if (off >= size)
 		inside = 0;
-	else if (len > child->size - off)
-		inside = (size_t)(child->size - off);
+	else if (len > size - off)
+		inside = (size_t)(size - off);
 	if (inside < len)
 		memset((char *)buf + inside, 0, len - inside);
 	if (!inside)
@@ -127,7 +128,7 @@ qcow2_extend(struct qcow2 *q, uint64_t end)
 		return 0;
 	if (end > INT64_MAX)
 		return EFBIG;
-	if (end <= q->file->size) { /* a device */
+	if (end <= block_size_now(q->file)) { /* a device */
 		atomic_store(&q->file_end, end);
 		return 0;
 	}

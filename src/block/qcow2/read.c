@@ -118,12 +118,14 @@ static int
 extent_of_data(struct qcow2 *q, const struct qcow2_piece *p, uint64_t *n,
 	       unsigned *flags)
 {
+	uint64_t size = block_size_now(q->data);
+
 	*flags = BLOCK_DATA;
 	*n = p->len;
-	if (p->kind == QCOW2_KIND_PACKED || p->host >= q->data->size)
+	if (p->kind == QCOW2_KIND_PACKED || p->host >= size)
 		return 0;
-	return block_extent(q->data, p->host,
-			    min_u64(p->len, q->data->size - p->host), n, flags);
+	return block_extent(q->data, p->host, min_u64(p->len, size - p->host),
+			    n, flags);
 }
 
 int
