@@ -89,10 +89,9 @@ mem_zero(struct block *b, uint64_t off, uint64_t len, unsigned flags)
 static int
 mem_discard(struct block *b, uint64_t off, uint64_t len)
 {
-	/* of a last cluster that is there in part all is given up */
-	if (off >= b->size || off + len > round_up(b->size, 64 * KiB))
+	if (!range_fits(off, len, b->size))
 		abort();
-	return mem_zero(b, off, min_u64(len, b->size - off), 0);
+	return mem_zero(b, off, len, 0);
 }
 
 static int

@@ -120,8 +120,11 @@ walk_standard(struct qcow2_checker *c, const struct qcow2_l2_ref *ref,
 	uint64_t reserved = QCOW2_L2_RESERVED;
 	bool in_data_file = c->h.incompat & QCOW2_DATA_FILE;
 
-	/* with a data file, offset 0 is a place like any other */
-	if (!off && !(in_data_file && entry & QCOW2_COPIED)) {
+	/* with a data file, offset 0 is a place like any other; but a cluster
+	 * of zeroes there counts as one without a place, as in QEMU
+	 */
+	if (!off && (!in_data_file || !(entry & QCOW2_COPIED) ||
+		     (entry & QCOW2_ZERO && !c->g.extended))) {
 		if (entry & reserved)
 			found(c, &c->res->corruptions,
 			      "an L2 entry has reserved bits (%#" PRIx64 ")",

@@ -148,10 +148,14 @@ qcow2_held_sealed(struct qcow2 *q)
 void
 qcow2_on_freed(struct qcow2 *q, uint64_t first, uint64_t n)
 {
+	uint64_t off = first << q->g.cluster_bits;
+	uint64_t len = n << q->g.cluster_bits;
+
 	q->space.hint = min_u64(q->space.hint, first);
-	if (q->block.discard_unmap)
-		(void)block_discard(q->file, first << q->g.cluster_bits,
-				    n << q->g.cluster_bits);
+	/* a damaged image may have mapped what is not there */
+	if (q->block.discard_unmap && off < q->file->size)
+		(void)block_discard(q->file, off,
+				    min_u64(len, q->file->size - off));
 }
 
 static bool
