@@ -238,7 +238,7 @@ def test_rule_3_a_death_after_the_switch_leaves_the_new_directory(folder):
 
 def far_extension(folder):
     """An image whose bitmaps extension lies across two sectors."""
-    data = os.path.join(folder, "d" * 200, "d" * (491 - 200 - len(folder)))
+    data = os.path.join(folder, "d" * 230, "d" * (491 - 230 - len(folder)))
     os.mkdir(os.path.dirname(data))
     path = os.path.join(folder, "i.qcow2")
     our_create(path, SIZE, {"data_file": data})
