@@ -605,3 +605,19 @@ def test_job_that_is_cancelled_while_pending_has_failed(q, disk, backup_node):
     assert q.wait_job("j")["event"] == "BLOCK_JOB_CANCELLED"
     info = q.bitmap("disk0", "b")
     assert info["count"] == 2 * K and not info["busy"]
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("bitmaps.resize", "bitmaps.sha256")
+def test_hash_follows_the_size_of_the_disk(q, disks, connect):
+    disks.add(size=4 << 20)
+    add(q)
+    h = connect(disks.uri())
+    for i in (0, 20, 50):
+        h.pwrite(b"x", i * K)
+    q.cmd("block_resize", node_name="disk0", size=16 << 20)
+    assert hash_of(q) == expected(16 << 20, K, [0, 20, 50])
+    connect(disks.uri()).pwrite(b"x", 200 * K)
+    assert hash_of(q) == expected(16 << 20, K, [0, 20, 50, 200])
+    q.cmd("block_resize", node_name="disk0", size=40 * K)
+    assert hash_of(q) == expected(40 * K, K, [0, 20])

@@ -34,6 +34,7 @@ def test_node_without_guests_grows_and_shrinks(q, disks):
 
 
 @pytest.mark.needs("stillpoint")
+@pytest.mark.rows("exports.resize")
 def test_guest_sees_the_new_size_when_it_connects_again(q, disks, connect):
     path = disks.add("disk0", size=4 * MIB, data=[(0, 4 * MIB)])
     old = connect(disks.uri("disk0"))
@@ -64,6 +65,7 @@ def test_old_connection_cannot_reach_behind_the_new_end(q, disks, connect):
 
 
 @pytest.mark.needs("stillpoint")
+@pytest.mark.rows("bitmaps.resize")
 def test_bitmaps_follow_the_size(q, disks, connect):
     disks.add("disk0", size=4 * MIB)
     for name in "b", "off":
