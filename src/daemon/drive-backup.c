@@ -51,7 +51,8 @@ action_drive_backup(struct transaction *t, const struct drive_backup *a,
 	below = backing(p.source, b.sync);
 	if (b.sync == MIRROR_SYNC_MODE_TOP && !below)
 		b.sync = MIRROR_SYNC_MODE_FULL;
-	o.backing = below ? blockdev_driver_str(below->options->driver) : NULL;
+	o.backing = below;
+	o.live = below && b.sync == MIRROR_SYNC_MODE_NONE;
 	o.existing = a->has_mode && a->mode == NEW_IMAGE_MODE_EXISTING;
 	o.size = p.source->size;
 	if (!o.format && !o.existing)

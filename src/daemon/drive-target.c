@@ -10,6 +10,7 @@
 #include "base/bits.h"
 #include "base/park.h"
 #include "block/lock.h"
+#include "block/qcow2/create.h"
 #include "daemon/daemon.h"
 #include "daemon/nodes.h"
 #include "daemon/paths.h"
@@ -20,13 +21,25 @@ struct drive_target {
 	struct node_add add; /* until it is started */
 	struct node *node; /* the top; borrowed */
 	char *path; /* owned; NULL: an address */
-	bool existing, guessed;
+	const struct format *format;
+	char *backing, *backing_format; /* owned: of a new image; or NULL */
+	bool existing, guessed, live;
 	uint64_t size;
 	struct made_file made;
 	bool started;
 };
 
 /* --- formats ------------------------------------------------------------------------ */
+
+static bool
+make_qcow2(const struct drive_target *t, struct block *file, struct err *e)
+{
+	struct qcow2_create_options o = { .size = t->size,
+					  .backing_file = t->backing,
+					  .backing_format = t->backing_format };
+
+	return qcow2_create(file, NULL, &o, e);
+}
 
 /* The drivers that a target can be opened with.  A format that has a driver
  * gets a line here.
@@ -36,9 +49,15 @@ static const struct format {
 	enum blockdev_driver driver;
 	bool protocol; /* stands on nothing */
 	bool backing;
+	/* Make an empty image in @file, which is empty; NULL: a size is all it
+	 * needs.
+	 */
+	bool (*make)(const struct drive_target *t, struct block *file,
+		     struct err *e);
 } formats[] = {
-	{ "raw", BLOCKDEV_DRIVER_RAW, false, false },
-	{ "file", BLOCKDEV_DRIVER_FILE, true, false },
+	{ "raw", BLOCKDEV_DRIVER_RAW, false, false, NULL },
+	{ "file", BLOCKDEV_DRIVER_FILE, true, false, NULL },
+	{ "qcow2", BLOCKDEV_DRIVER_QCOW2, false, true, make_qcow2 },
 };
 
 /* Drivers that we have and that make no images. */
@@ -141,23 +160,41 @@ storage(struct drive_target *t, const char *name, struct blockdev_options **out,
 	return true;
 }
 
+static struct blockdev_ref *
+definition(struct blockdev_options *o)
+{
+	struct blockdev_ref *r = xzalloc(sizeof *r);
+
+	r->type = JSON_OBJECT;
+	r->u.definition = o;
+	return r;
+}
+
 /* As QEMU opens a target: zeroes give their space back. */
 static struct blockdev_options *
-image(const struct format *f, struct blockdev_options *below)
+image(const struct format *f, struct blockdev_options *below, bool live)
 {
 	struct blockdev_options *o = below;
 
-	if (!f->protocol) {
+	if (!f->protocol)
 		o = driver(f->driver);
+	if (f->driver == BLOCKDEV_DRIVER_RAW) {
 		o->u.raw = xzalloc(sizeof *o->u.raw);
-		o->u.raw->file = xzalloc(sizeof *o->u.raw->file);
-		o->u.raw->file->type = JSON_OBJECT;
-		o->u.raw->file->u.definition = below;
+		o->u.raw->file = definition(below);
+	} else if (f->driver == BLOCKDEV_DRIVER_QCOW2) {
+		o->u.qcow2 = xzalloc(sizeof *o->u.qcow2);
+		o->u.qcow2->file = definition(below);
+		if (live) {
+			o->u.qcow2->backing =
+				xzalloc(sizeof *o->u.qcow2->backing);
+			o->u.qcow2->backing->type = JSON_NULL;
+		}
 	}
 	o->has_discard = true;
 	o->discard = BLOCKDEV_DISCARD_OPTIONS_UNMAP;
 	o->has_detect_zeroes = true;
-	o->detect_zeroes = BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
+	o->detect_zeroes = live ? BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF
+				: BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
 	return o;
 }
 
@@ -176,19 +213,32 @@ drive_target_plan(struct drive_target **out, struct daemon *d,
 	t->made = (struct made_file)MADE_FILE_INIT;
 	if (!f || !storage(t, o->target, &options, e))
 		return false;
-	if (f->protocol && !t->path)
+	if (!t->path && (f->protocol || (f->make && !o->existing)))
 		return err_set(e, ERR_GENERIC, 0,
 			       "The target of format '%s' must be a file",
 			       f->name);
-	options = image(f, steal(&options));
+	t->format = f;
+	t->live = o->live;
+	options = image(f, steal(&options), o->live);
 	if (!node_add_plan_anonymous(&t->add, d, options, e))
 		return false;
 	t->node = t->add.v[t->add.n - 1];
 	t->node->size = o->size;
 	if (!backing_check(o, f, t->node, e))
 		return false;
+	if (o->backing) {
+		t->backing = xstrdup(node_filename(o->backing));
+		t->backing_format = xstrdup(
+			blockdev_driver_str(o->backing->options->driver));
+	}
 	*out = steal(&t);
 	return true;
+}
+
+bool
+drive_target_takes_zeroes(const struct drive_target *t)
+{
+	return !t->live;
 }
 
 struct node *
@@ -211,14 +261,40 @@ lock(const struct drive_target *t, int fd, struct err *e)
 		       t->path);
 }
 
+/* A header names files by where they are, whatever our directory is. */
+static void
+make_absolute(char **name)
+{
+	char *real = realpath(*name, NULL);
+
+	if (!real)
+		return;
+	free(*name);
+	*name = real;
+}
+
+static bool
+make_image(struct drive_target *t, int fd, struct err *e)
+{
+	AUTO(block_free) struct block *b = NULL;
+	struct block_file_options o = { .name = t->path };
+
+	if (t->backing)
+		make_absolute(&t->backing);
+	o.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	return block_file_open(&o, &b, e) && t->format->make(t, b, e);
+}
+
 /* Empty, and as large as the disk. */
 static bool
-cut(const struct drive_target *t, int fd, struct err *e)
+cut(struct drive_target *t, int fd, bool device, struct err *e)
 {
-	if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)t->size) < 0)
+	off_t size = t->format->make ? 0 : (off_t)t->size;
+
+	if (!device && (ftruncate(fd, 0) < 0 || ftruncate(fd, size) < 0))
 		return err_set(e, ERR_GENERIC, errno,
 			       "Could not resize image: '%s'", t->path);
-	return true;
+	return !t->format->make || make_image(t, fd, e);
 }
 
 static bool
@@ -255,7 +331,7 @@ open_path(struct drive_target *t, struct err *e)
 			       t->path);
 	if (S_ISBLK(st.st_mode)) /* it has the same options */
 		file->options->driver = BLOCKDEV_DRIVER_HOST_DEVICE;
-	else if (!t->existing && !cut(t, fd, e))
+	if (!t->existing && !cut(t, fd, S_ISBLK(st.st_mode), e))
 		return false;
 	if (t->existing && !looks_raw(t, fd, e))
 		return false;
@@ -293,6 +369,8 @@ drive_target_free(struct drive_target *t)
 		graph_remove_node(t->d->graph, t->node);
 	node_add_clear(&t->add);
 	made_file_remove(&t->made);
+	free(t->backing);
+	free(t->backing_format);
 	free(t->path);
 	free(t);
 }

@@ -10,6 +10,9 @@
  * 2. A file is cut only when we hold its lock.
  * 3. A file that was made is taken back unless the job started; one that was
  *    there stays.
+ * 4. An image over live data is opened without what is below it, so zeroes are
+ *    written there as data: a request to zero what it does not have would
+ *    change nothing, and guests' new data would shine through.
  */
 #ifndef DAEMON_DRIVE_TARGET_H
 #define DAEMON_DRIVE_TARGET_H
@@ -25,7 +28,11 @@ struct drive_options {
 	 */
 	const char *format;
 	bool existing; /* as it is; else made, or cut to nothing */
-	const char *backing; /* it would have one, of this format; or NULL */
+	/* The node whose data a new image stands on; borrowed for the call, or
+	 * NULL.
+	 */
+	const struct node *backing;
+	bool live; /* guests write to @backing */
 	uint64_t size; /* of the disk */
 };
 
@@ -35,6 +42,9 @@ struct drive_options {
  */
 bool drive_target_plan(struct drive_target **out, struct daemon *d,
 		       const struct drive_options *o, struct err *e) MUST_CHECK;
+
+/* Any thread.  May zeroes be written there as requests (rule 4)? */
+bool drive_target_takes_zeroes(const struct drive_target *t);
 
 /* The node that it will be; its size is that of the disk until it is opened.
  * Borrowed.

@@ -31,6 +31,7 @@ STREAM = 'src/stream/stream.c'
 
 CRASH = 'integration/crash_points'
 DRIVE = 'integration/drive_backup'
+DRIVE_QCOW2 = 'integration/drive_backup_qcow2'
 QCOW2_CHAIN = 'integration/qcow2_chain'
 RULES = 'integration/rules'
 BITMAPS = 'integration/bitmaps'
@@ -282,7 +283,7 @@ MUTATIONS = [
      DRIVE, 'test_refused_command_cuts_no_file'),
     ('drive-target.h rule 2', 'src/daemon/drive-target.c',
      [('\tif (!lock(t, fd, e))\n',
-       '\tif (!t->existing)\n\t\t(void)!cut(t, fd, e);\n'
+       '\tif (!t->existing)\n\t\t(void)!cut(t, fd, false, e);\n'
        '\tif (!lock(t, fd, e))\n')],
      DRIVE, 'test_image_in_use_by_another_process_is_not_cut'),
     ('drive-target.h rule 3, taken back', 'src/daemon/drive-target.c',
@@ -291,6 +292,13 @@ MUTATIONS = [
     ('drive-target.h rule 3, kept', 'src/daemon/drive-target.c',
      [('\tmade_file_keep(&t->made);\n', '')],
      DRIVE, 'test_file_can_be_used_when_the_job_is_over'),
+    ('drive-target.h rule 4, requests', 'src/daemon/drive-target.c',
+     [('\treturn !t->live;\n', '\treturn true;\n')],
+     DRIVE_QCOW2, 'test_none_stands_on_the_source_and_reads_as_it_was'),
+    ('drive-target.h rule 4, detection', 'src/daemon/drive-target.c',
+     [('live ? BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF',
+       'false ? BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF')],
+     DRIVE_QCOW2, 'test_none_stands_on_the_source_and_reads_as_it_was'),
 
     # --- paths.h ----------------------------------------------------------------
     ('paths.h rule 1', PATHS,
