@@ -5,6 +5,7 @@
  *
  *   qcow2-image create FILE [OPTION=VALUE...]   options as qemu-img create -o
  *   qcow2-image check FILE [fix=leaks|errors|all] [memory=BYTES] [verbose=on]
+ *   qcow2-image amend FILE OPTION=VALUE...      options as qemu-img amend -o
  *
  * check prints one JSON object with the names of qemu-img check.  The exit
  * status is 0, or 1 and a line on standard error.
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/bits.h"
+#include "block/qcow2/amend.h"
 #include "block/qcow2/check.h"
 #include "block/qcow2/create.h"
 
@@ -189,12 +191,35 @@ check(const char *name, char **args)
 		     res.fragmented_clusters, res.compressed_clusters);
 }
 
+static void
+amend(const char *name, char **args)
+{
+	struct qcow2_amend_options o = { 0 };
+	struct err e = ERR_INIT;
+	struct block *file;
+
+	for (; *args; args++) {
+		char *equals = strchr(*args, '=');
+
+		if (!equals)
+			die("'%s' is not OPTION=VALUE", *args);
+		*equals = '\0';
+		if (!qcow2_amend_option(&o, *args, equals + 1, &e))
+			die("%s", e.msg);
+	}
+	file = open_file(name, O_RDWR);
+	if (!qcow2_amend(file, &o, &e))
+		die("%s", e.msg);
+	block_free(file);
+}
+
 static const struct command {
 	const char *name;
 	void (*run)(const char *file, char **args);
 } commands[] = {
 	{ "create", create },
 	{ "check", check },
+	{ "amend", amend },
 };
 
 int
@@ -205,5 +230,5 @@ main(int argc, char **argv)
 			commands[i].run(argv[2], argv + 3);
 			return 0;
 		}
-	die("usage: qcow2-image create|check FILE [OPTION=VALUE...]");
+	die("usage: qcow2-image create|check|amend FILE [OPTION=VALUE...]");
 }
