@@ -30,7 +30,7 @@ struct block *rig_open_live(const char *name, struct block *backing);
 
 /* Look at the image's metadata without the driver: every cluster that is
  * referred to has a refcount that is high enough, entries are inside the file,
- * and bit 63 is where it belongs.  Fails the test with @what otherwise.
+ * and bit 63 is where it belongs (unless the dirty bit is set).  Fails the test with @what otherwise.
  * Returns the number of leaked clusters.
  */
 unsigned rig_check(const struct crash_disk *d, const char *what);

@@ -27,7 +27,7 @@ struct variant {
 	const char *snapshot_of; /* qemu-io commands before a snapshot */
 	unsigned kib; /* of the disk */
 	unsigned cluster; /* bytes */
-	bool backing, slow_zero, v2;
+	bool backing, slow_zero, v2, snapshots;
 };
 
 /* What a sector may be after a power cut. */
@@ -194,11 +194,16 @@ static void
 ask_qemu(const struct crash_disk *d)
 {
 	char path[128];
+	bool dirty =
+		!t.v->v2 && be64_get(d->now + QCOW2_AT_INCOMPAT) & QCOW2_DIRTY;
 	int r;
 
 	(void)snprintf(path, sizeof path, "%s/cut.qcow2", rig_dir());
 	crash_disk_save(d, path);
-	r = rig_status("qemu-img check -q -f qcow2 cut.qcow2 >check.log 2>&1");
+	/* a dirty image is repaired by whoever opens it */
+	r = rig_status("qemu-img check -q %s -f qcow2 cut.qcow2 >check.log "
+		       "2>&1",
+		       dirty ? "-r all" : "");
 	if (r != 0 && r != 3)
 		fail_msg("%s: qemu-img check says %d", t.what, r);
 }
@@ -312,6 +317,23 @@ do_flush(void)
 	all_flushed();
 }
 
+/* Snapshots come and go, and with them the references to clusters. */
+static void
+do_snapshot(void)
+{
+	struct qcow2_snapshot_info info = { .name = "s" };
+	uint32_t n;
+
+	t.tag++;
+	(void)qcow2_snapshots(t.b, &n);
+	if (n < 2)
+		assert_int_equal(qcow2_snapshot_create(t.b, &info), 0);
+	else
+		assert_int_equal(qcow2_snapshot_delete(t.b, (uint32_t)pick(n)),
+				 0);
+	/* a barrier is behind what was written before */
+}
+
 static void
 one_request(void)
 {
@@ -321,7 +343,9 @@ one_request(void)
 
 	t.end = 0;
 	n = min_u64(n, t.sectors - first);
-	if (what < 45) {
+	if (what < 4 && t.v->snapshots) {
+		do_snapshot();
+	} else if (what < 45) {
 		do_write(first, n, false);
 	} else if (what < 55) {
 		do_zero(first, n, what % 2 ? BLOCK_ZERO_MAY_UNMAP : 0);
@@ -394,24 +418,59 @@ run_variant(const struct variant *v, uint64_t seed, unsigned requests)
 }
 
 static const struct variant variants[] = {
-	{ "plain", "compat=1.1", NULL, 512, 4096, false, false, false },
-	{ "small clusters, wide counts", "refcount_bits=64", NULL, 192, 512,
-	  false, false, false },
-	{ "one bit counts", "refcount_bits=1", NULL, 256, 1024, false, false,
-	  false },
-	{ "backing file", "compat=1.1", NULL, 512, 8192, true, false, false },
-	{ "version 2, backing file", "compat=0.10", NULL, 512, 4096, true,
-	  false, true },
-	{ "extended", "extended_l2=on", NULL, 1024, 16384, true, false, false },
-	{ "slow zeroes", "compat=1.1", NULL, 512, 4096, false, true, false },
-	{ "zstd", "compression_type=zstd", NULL, 512, 4096, true, false,
-	  false },
-	{ "snapshot", "compat=1.1",
-	  "-c 'write -P 17 0 200k' -c 'write -P 34 300k 100k'", 512, 4096,
-	  false, false, false },
-	{ "snapshot, extended", "extended_l2=on",
-	  "-c 'write -P 17 0 200k' -c 'write -P 34 300k 100k'", 512, 16384,
-	  false, false, false },
+	{ .name = "plain",
+	  .options = "compat=1.1",
+	  .kib = 512,
+	  .cluster = 4096,
+	  .snapshots = true },
+	{ .name = "small clusters, wide counts",
+	  .options = "refcount_bits=64",
+	  .kib = 192,
+	  .cluster = 512 },
+	{ .name = "one bit counts",
+	  .options = "refcount_bits=1",
+	  .kib = 256,
+	  .cluster = 1024 },
+	{ .name = "backing file",
+	  .options = "compat=1.1",
+	  .kib = 512,
+	  .cluster = 8192,
+	  .backing = true,
+	  .snapshots = true },
+	{ .name = "version 2, backing file",
+	  .options = "compat=0.10",
+	  .kib = 512,
+	  .cluster = 4096,
+	  .backing = true,
+	  .v2 = true },
+	{ .name = "extended",
+	  .options = "extended_l2=on",
+	  .kib = 1024,
+	  .cluster = 16384,
+	  .backing = true,
+	  .snapshots = true },
+	{ .name = "slow zeroes",
+	  .options = "compat=1.1",
+	  .kib = 512,
+	  .cluster = 4096,
+	  .slow_zero = true },
+	{ .name = "zstd",
+	  .options = "compression_type=zstd",
+	  .kib = 512,
+	  .cluster = 4096,
+	  .backing = true },
+	{ .name = "snapshot",
+	  .options = "compat=1.1",
+	  .snapshot_of = "-c 'write -P 17 0 200k' -c 'write -P 34 300k 100k'",
+	  .kib = 512,
+	  .cluster = 4096,
+	  .snapshots = true },
+	{ .name = "snapshot, extended",
+	  .options = "extended_l2=on",
+	  .snapshot_of = "-c 'write -P 17 0 200k' -c 'write -P 34 300k 100k'",
+	  .kib = 512,
+	  .cluster = 16384,
+	  .snapshots = true },
 };
 
 static unsigned

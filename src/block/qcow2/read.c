@@ -101,13 +101,16 @@ qcow2_flush(struct block *b)
 
 /* --- what is where ------------------------------------------------------------------ */
 
+/* What is where is true for an instant only, so the lock of the first unit,
+ * which keeps the layout as it is, will do: runs may be long.
+ */
 static int
 piece_at(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_piece *p)
 {
 	struct qcow2_span s;
 	int r;
 
-	len = qcow2_span_lock(q, off, len, false, &s);
+	(void)qcow2_span_lock(q, off, 1, false, &s);
 	r = qcow2_map_piece(q, off, len, p);
 	qcow2_span_unlock(q, &s);
 	return r;
