@@ -11,6 +11,7 @@
 
 #include "base/bits.h"
 #include "daemon/daemon.h"
+#include "daemon/stored.h"
 #include "daemon/transaction.h"
 
 #define NAME_MAX_BYTES      1023
@@ -104,7 +105,12 @@ action_bitmap_add(struct transaction *t, const struct block_dirty_bitmap_add *a,
 		return err_set(e, ERR_GENERIC, 0,
 			       "Cannot find device='%s' nor node-name='%s'",
 			       a->node, a->node);
-	if (!add_check(n, a, e))
+	if (!add_check(n, a, e) ||
+	    (a->persistent &&
+	     !stored_check(n, a->name,
+			   a->has_granularity ? a->granularity
+					      : default_granularity(n),
+			   e)))
 		return false;
 	c = transaction_cut(t, n);
 	b = bitmap_new(n, a->name,

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "daemon/core.h"
 
+#include <stdlib.h>
+
 #include "base/log.h"
 #include "daemon/daemon.h"
 #include "daemon/graph.h"
@@ -12,6 +14,7 @@
 #include "daemon/plane.h"
 #include "daemon/recover.h"
 #include "daemon/registry.h"
+#include "daemon/stored.h"
 
 bool
 core_init(struct daemon *d, struct err *e)
@@ -67,6 +70,56 @@ keep_epochs(struct graph *g)
 	}
 }
 
+/* Nobody writes to any image now: bitmaps go where they live. */
+struct letting_go {
+	struct daemon *d;
+	struct work work;
+	struct store **v; /* owned */
+	size_t n;
+};
+
+static void
+let_go_run(struct work *w)
+{
+	struct letting_go *l = container_of(w, struct letting_go, work);
+
+	for (size_t i = 0; i < l->n; i++)
+		store_run(l->v[i]);
+}
+
+static void
+let_go_done(struct work *w)
+{
+	struct letting_go *l = container_of(w, struct letting_go, work);
+	struct daemon *d = l->d;
+
+	for (size_t i = 0; i < l->n; i++)
+		store_finish(l->v[i]);
+	for (struct node *n = d->graph->nodes; n; n = n->next)
+		n->released = true;
+	registry_save(d->registry, on_saved, d);
+	free(l->v);
+	free(l);
+}
+
+static void
+let_go(struct daemon *d)
+{
+	struct letting_go *l = xzalloc(sizeof *l);
+
+	l->d = d;
+	for (struct node *n = d->graph->nodes; n; n = n->next) {
+		struct store *s = store_plan(n);
+
+		if (!s)
+			continue;
+		l->v = xrealloc(l->v, l->n + 1, sizeof l->v[0]);
+		l->v[l->n++] = s;
+	}
+	l->work = (struct work){ .run = let_go_run, .done = let_go_done };
+	work_submit(d->work, &d->loop, &l->work);
+}
+
 static void
 on_plane_stopped(struct daemon *d)
 {
@@ -76,10 +129,10 @@ on_plane_stopped(struct daemon *d)
 		d->core_down(d);
 		return;
 	}
-	if (!d->cfg.keep_nbdkit)
-		for (struct node *n = d->graph->nodes; n; n = n->next)
-			n->released = true;
-	registry_save(d->registry, on_saved, d);
+	if (d->cfg.keep_nbdkit)
+		registry_save(d->registry, on_saved, d);
+	else
+		let_go(d);
 }
 
 static void

@@ -207,6 +207,7 @@ describe_qcow2(const struct node *n, bool read_only, int *fds, unsigned *nfds)
 	to->data_file =
 		describe_child(n, CHILD_DATA_FILE, read_only, fds, nfds);
 	to->cache_size = cache_size(n->options->u.qcow2);
+	to->keep_bitmaps = n->keeps_bitmaps;
 	return i;
 }
 

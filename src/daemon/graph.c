@@ -11,6 +11,7 @@
 #include "daemon/ids.h"
 #include "daemon/job.h"
 #include "daemon/objects.h"
+#include "daemon/stored.h"
 #include "daemon/views.h"
 #include "stream/stream.h"
 
@@ -55,7 +56,11 @@ graph_take_name(struct graph *g)
 void
 graph_see_id(struct graph *g, uint64_t id)
 {
-	g->next_id = max_u64(g->next_id, id + 1);
+	uint64_t next = atomic_load(&g->next_id);
+
+	while (next <= id &&
+	       !atomic_compare_exchange_weak(&g->next_id, &next, id + 1))
+		;
 }
 
 bool
@@ -145,27 +150,42 @@ node_free(struct node *n)
 	if (n->target)
 		target_free(n->target);
 	blockdev_options_free(n->options);
+	if (n->stored)
+		stored_free(n->stored);
 	free(n->qcow2);
 	free(n->name);
 	free(n);
 }
 
 void
-graph_remove_node(struct graph *g, struct node *n)
+graph_hide_node(struct graph *g, struct node *n)
 {
-	struct node *child[CHILD_ROLES];
 	struct node **p = &g->nodes;
 
 	assert(n->parents == 0);
-	memcpy(child, n->child, sizeof child);
 	while (*p != n)
 		p = &(*p)->next;
 	*p = n->next;
+}
+
+void
+graph_drop_node(struct graph *g, struct node *n)
+{
+	struct node *child[CHILD_ROLES];
+
+	memcpy(child, n->child, sizeof child);
 	node_free(n);
 	for (int i = 0; i < CHILD_ROLES; i++)
 		if (child[i] && --child[i]->parents == 0 &&
 		    !child[i]->monitor_owned)
 			graph_remove_node(g, child[i]);
+}
+
+void
+graph_remove_node(struct graph *g, struct node *n)
+{
+	graph_hide_node(g, n);
+	graph_drop_node(g, n);
 }
 
 struct node *

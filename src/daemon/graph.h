@@ -32,6 +32,7 @@ struct filter;
 struct graph;
 struct job;
 struct qcow2_header;
+struct stored;
 struct target;
 struct view_file;
 
@@ -48,6 +49,7 @@ struct bitmap {
 	uint64_t granularity;
 	bool persistent;
 	bool enabled;
+	bool in_image; /* and not in the registry (stored.h) */
 	struct job *job; /* busy: borrowed; NULL: not */
 	/* busy: what the job took; borrowed from it */
 	const struct epoch_set *taken;
@@ -72,6 +74,9 @@ struct node {
 	const struct node *above;
 	/* A qcow2 node: what the image's header said; owned, or NULL. */
 	struct qcow2_header *qcow2;
+	/* Bitmaps that were read and are not on the node yet; owned, or NULL. */
+	struct stored *stored;
+	bool keeps_bitmaps; /* the image's bitmaps are ours (stored.h) */
 	unsigned layers; /* how many nodes a description of it names */
 	unsigned parents; /* how many nodes have it as a child */
 	struct epoch_file *epoch; /* open epoch: a reference, or NULL */
@@ -115,7 +120,7 @@ struct graph {
 	struct export *exports;
 	struct object *objects;
 	struct filter *filters; /* owned by their jobs; newest first */
-	uint64_t next_id; /* for epochs, views, cuts */
+	_Atomic uint64_t next_id; /* for epochs, views, cuts; any thread */
 	_Atomic unsigned next_anonymous; /* for names of nodes without one;
 					  * any thread */
 };
@@ -147,6 +152,9 @@ bool graph_name_check(struct graph *g, const char *node_name, struct err *e)
 void graph_add_node(struct graph *g, struct node *n);
 /* Nothing has it as a child.  Children that nothing else holds go too. */
 void graph_remove_node(struct graph *g, struct node *n);
+/* The same in two steps: nobody finds it any more, and it goes. */
+void graph_hide_node(struct graph *g, struct node *n);
+void graph_drop_node(struct graph *g, struct node *n);
 
 /* A node that is not in the graph (yet). */
 void node_free(struct node *n);

@@ -12,11 +12,13 @@
 #include "daemon/chain.h"
 #include "daemon/daemon.h"
 #include "daemon/filters.h"
+#include "daemon/identity.h"
 #include "daemon/images.h"
 #include "daemon/objects.h"
 #include "daemon/pending.h"
 #include "daemon/qmp-server.h"
 #include "daemon/registry.h"
+#include "daemon/stored.h"
 #include "schema/qmp-commands.h"
 
 /* --- planning (loop) ------------------------------------------------------------ */
@@ -246,6 +248,12 @@ node_add_open(struct node_add *a, struct err *e)
 			return false;
 		i++;
 	}
+	if (a->then)
+		a->changed =
+			identity_changed(a->v[a->n - 1], a->resizing, a->then);
+	if (!a->took_bitmaps)
+		return stored_load(a->d, a->v[a->n - 1], e);
+	stored_assume(a->v[a->n - 1]);
 	return true;
 }
 
@@ -260,6 +268,7 @@ node_add_finish(struct node_add *a)
 		a->v[i]->above = NULL;
 		graph_add_node(a->d->graph, a->v[i]);
 	}
+	stored_adopt(top);
 	top->monitor_owned = true;
 	a->n = 0;
 	node_add_clear(a);
@@ -378,6 +387,9 @@ del_check(struct graph *g, const char *name, struct node **out, struct err *e)
 struct deleting {
 	struct daemon *d;
 	struct qmp_call *call;
+	struct node *node; /* hidden, while it is let go */
+	struct store *store;
+	struct work work;
 };
 
 static void
@@ -394,6 +406,28 @@ del_saved(void *opaque, const struct err *e)
 	free(del);
 }
 
+static void
+del_drop(struct deleting *del)
+{
+	graph_drop_node(del->d->graph, del->node);
+	registry_save(del->d->registry, del_saved, del);
+}
+
+static void
+del_store_run(struct work *w)
+{
+	store_run(container_of(w, struct deleting, work)->store);
+}
+
+static void
+del_stored(struct work *w)
+{
+	struct deleting *del = container_of(w, struct deleting, work);
+
+	store_finish(del->store);
+	del_drop(del);
+}
+
 void
 qmp_blockdev_del(struct qmp_call *call, struct qmp_blockdev_del_args *arg)
 {
@@ -408,10 +442,17 @@ qmp_blockdev_del(struct qmp_call *call, struct qmp_blockdev_del_args *arg)
 		qmp_call_fail(call, &e);
 		return;
 	}
-	graph_remove_node(d->graph, n);
+	graph_hide_node(d->graph, n);
 	del = xzalloc(sizeof *del);
+	del->node = n;
 	del->d = d;
 	del->call = call;
+	del->store = store_plan(n);
 	pending_begin(d);
-	registry_save(d->registry, del_saved, del);
+	if (!del->store) {
+		del_drop(del);
+		return;
+	}
+	del->work = (struct work){ .run = del_store_run, .done = del_stored };
+	work_submit(d->work, &d->loop, &del->work);
 }

@@ -16,6 +16,14 @@ struct node_add {
 	 * somebody has open and locked already (a copy of it, or -1).
 	 */
 	int (*kept)(void *opaque, const struct node *n);
+	/* The bitmaps of the top's image are known (stored.h, rule 2). */
+	bool took_bitmaps;
+	/* How the top's file looked when it was let go (borrowed, or NULL), and
+	 * what is different now, before anything is written to it.
+	 */
+	const struct registry_identity *then;
+	bool resizing; /* the size may be another */
+	const char *changed;
 	void *opaque;
 };
 

@@ -259,9 +259,12 @@ static void
 restore_bitmap(struct recovery *r, struct node *n,
 	       const struct registry_bitmap *from, const char *changed)
 {
-	struct bitmap *b =
-		bitmap_new(n, from->name, from->granularity, from->persistent);
 	struct err e = ERR_INIT;
+	struct bitmap *b;
+
+	if (node_bitmap(n, from->name))
+		return; /* somebody has put one of this name into the image */
+	b = bitmap_new(n, from->name, from->granularity, from->persistent);
 
 	b->enabled = from->enabled;
 	if (from->inconsistent || changed) {
@@ -290,17 +293,13 @@ restore_bitmap(struct recovery *r, struct node *n,
 
 static void
 node_restored(struct recovery *r, struct node *n,
-	      const struct registry_node *from)
+	      const struct registry_node *from, const char *changed)
 {
-	const char *changed = NULL;
 	bool resized = from->has_next_size && n->size == from->next_size;
 
 	if (n->size != from->size && !resized)
 		changed = "the image's size was changed while Stillpoint did "
 			  "not run";
-	else if (from->identity)
-		changed = identity_changed(n, from->has_next_size,
-					   from->identity);
 	n->resized = from->has_next_size;
 	for (size_t i = 0; i < from->bitmaps.n; i++)
 		restore_bitmap(r, n, from->bitmaps.v[i], changed);
@@ -328,7 +327,9 @@ node_opened(struct work *w)
 		node_lost(r, from, &r->e);
 		node_add_clear(&r->add);
 	} else {
-		node_restored(r, node_add_finish(&r->add), from);
+		const char *changed = r->add.changed;
+
+		node_restored(r, node_add_finish(&r->add), from, changed);
 	}
 	err_clear(&r->e);
 	open_next_node(r);
@@ -352,6 +353,10 @@ open_next_node(struct recovery *r)
 	while (r->doc && r->at < r->doc->nodes.n && !r->d->ending) {
 		from = r->doc->nodes.v[r->at];
 		r->add = (struct node_add){ .kept = take_kept, .opaque = r };
+		r->add.then = from->identity;
+		r->add.resizing = from->has_next_size;
+		r->add.took_bitmaps =
+			from->has_took_bitmaps && from->took_bitmaps;
 		if (!node_add_plan(&r->add, r->d, from->options, &r->e)) {
 			node_lost(r, from, &r->e);
 			err_clear(&r->e);
@@ -508,7 +513,8 @@ sync_fresh(struct recovery *r, struct node *n)
 {
 	if (!node_records(n))
 		return;
-	n->epoch = make_epoch(r, n);
+	if (!n->epoch) /* bitmaps of an image bring one */
+		n->epoch = make_epoch(r, n);
 	if (n->epoch)
 		record_in(n, n->epoch);
 }

@@ -73,7 +73,7 @@ describe_bitmaps(const struct bitmap *b, struct registry_bitmap_list *to)
 	if (!b)
 		return;
 	describe_bitmaps(b->next, to);
-	if (!b->removing)
+	if (!b->removing && !b->in_image)
 		xassert_memory(
 			registry_bitmap_list_append(to, describe_bitmap(b)));
 }
@@ -88,6 +88,8 @@ describe_node(const struct node *n)
 	r->identity = identity_of(n);
 	r->has_next_size = n->next_size != 0;
 	r->next_size = n->next_size;
+	r->has_took_bitmaps = n->keeps_bitmaps;
+	r->took_bitmaps = n->keeps_bitmaps;
 	describe_bitmaps(n->bitmaps, &r->bitmaps);
 	return r;
 }

@@ -157,6 +157,7 @@ open_qcow2(const struct link_image *i, struct link_msg *msg, struct block **out,
 	struct qcow2_children c = { 0 };
 	struct qcow2_options o = { .read_only = i->read_only,
 				   .live = q->live,
+				   .keep_bitmaps = q->keep_bitmaps,
 				   .cache_size = q->cache_size };
 
 	if (!link_image_open(q->file, msg, &c.file, e) ||

@@ -21,6 +21,7 @@ RECOVER = 'src/daemon/recover.c'
 REGISTRY = 'src/daemon/registry.c'
 REGISTRY_READ = 'src/daemon/registry-read.c'
 SESSION = 'src/daemon/session.c'
+STORED = 'src/daemon/stored.c'
 SPAWN = 'src/daemon/spawn.c'
 SUPERVISOR = 'src/daemon/supervisor.c'
 TRANSACTION = 'src/daemon/transaction.c'
@@ -32,6 +33,7 @@ STREAM = 'src/stream/stream.c'
 CRASH = 'integration/crash_points'
 DRIVE = 'integration/drive_backup'
 DRIVE_QCOW2 = 'integration/drive_backup_qcow2'
+QCOW2_BITMAPS = 'integration/qcow2_bitmaps'
 QCOW2_CHAIN = 'integration/qcow2_chain'
 RULES = 'integration/rules'
 BITMAPS = 'integration/bitmaps'
@@ -191,10 +193,8 @@ MUTATIONS = [
      [('\t\t\tbitmap_set_inconsistent(b, lost);\n\t\t\treturn;\n',
        '\t\t\terr_clear(&e);\n\t\t\tcontinue;\n')],
      RULES, 'test_recover_rule_3_bitmap_whose_epoch_is_gone_says_so'),
-    ('recover.h rule 3, another image', RECOVER,
-     [('changed = identity_changed(n, from->has_next_size,\n'
-       '\t\t\t\t\t   from->identity);',
-       '(void)identity_changed;')],
+    ('recover.h rule 3, another image', NODES,
+     [('if (a->then)\n', 'if (false)\n')],
      'integration/death',
      'test_image_changed_behind_our_back_makes_the_bitmap_inconsistent'),
     ('recover.h rule 4', RECOVER,
@@ -401,6 +401,24 @@ MUTATIONS = [
      [('return s->listeners.n ? &s->listeners : &s->idling;',
        'return &s->listeners;')],
      'supervisor', 'rule_5_other_addresses_take_another_nbdkit'),
+
+    # --- stored.h --------------------------------------------------------------
+    ('stored.h rule 1', STORED,
+     [('(n->read_only || qcow2_bitmaps_take(b, l, e))', 'true')],
+     QCOW2_BITMAPS, 'test_rule_1_the_image_says_that_they_are_in_use'),
+    ('stored.h rule 2', RECOVER,
+     [('from->has_took_bitmaps && from->took_bitmaps;', 'false;')],
+     QCOW2_BITMAPS, 'test_rule_2_the_registry_goes_first'),
+    ('stored.h rule 3, deleted', NODES,
+     [('del->store = store_plan(n);', 'del->store = NULL;')],
+     QCOW2_BITMAPS, 'test_rule_3_deleting_the_node_stores_them'),
+    ('stored.h rule 3, the end', 'src/daemon/core.c',
+     [('struct store *s = store_plan(n);', 'struct store *s = NULL;')],
+     QCOW2_BITMAPS, 'test_rule_3_the_end_of_both_programs_stores_them'),
+    ('stored.h rule 4', STORED,
+     [('(n->read_only || qcow2_bitmaps_take(b, l, e))',
+       'qcow2_bitmaps_take(b, l, e)')],
+     QCOW2_BITMAPS, 'test_rule_4_read_only_images_keep_them'),
 
     # --- chain.h ---------------------------------------------------------------
     ('chain.h rule 1, a protocol', CHAIN,

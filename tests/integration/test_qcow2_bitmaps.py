@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Bitmaps that live in a qcow2 image: between QEMU and us, and back."""
+import os
+import subprocess
+
+import pytest
+
+from stillpoint_test import guest, qcow2
+from stillpoint_test.qmp import backup
+
+M = 1 << 20
+SIZE = 64 * M
+pytestmark = pytest.mark.needs("stillpoint")
+
+
+@pytest.fixture
+def path(dir):
+    return lambda name: os.path.join(dir, name)
+
+
+@pytest.fixture
+def image(path):
+    """An image with a bitmap of QEMU's in which 1M at 4M is dirty."""
+    p = qcow2.create(path("disk"), SIZE)
+    qcow2.io(p, "write -P 1 0 16M")
+    qemu_bitmap("--add", p, "b0", "-g", "64k")
+    qcow2.io(p, "write -P 2 4M 1M")
+    return p
+
+
+def qemu_bitmap(what, image, name, *options):
+    qcow2.run("qemu-img", "bitmap", what, *options, image, name)
+
+
+def stored(image):
+    """What qemu-img says: {name: flags}."""
+    data = qcow2.info(image)["format-specific"]["data"]
+    return {b["name"]: (b["granularity"], sorted(b["flags"]))
+            for b in data.get("bitmaps", [])}
+
+
+def add(q, image, **more):
+    q.cmd("blockdev-add", qcow2.blockdev(image, discard="unmap", **more))
+
+
+def export(q, server):
+    q.cmd("block-export-add", type="nbd", id="exp", node_name="disk0",
+          name="disk0", writable=True)
+
+    def io(*commands):
+        argv = ["qemu-io", "-f", "raw"]
+        for c in commands:
+            argv += ["-c", c]
+        qcow2.run(*argv, server.uri("disk0"))
+    return io
+
+
+def withdraw(q):
+    q.cmd("block-export-del", id="exp", mode="hard")
+
+
+def dirty(image, name, path):
+    """The ranges of a stored bitmap as QEMU's NBD server shows them."""
+    import nbd
+    sock = path("qnbd.sock")
+    p = subprocess.Popen(["qemu-nbd", "-r", "-f", "qcow2", "-k", sock, "-B",
+                          name, image])
+    try:
+        from stillpoint_test import procs
+        procs.wait_until(lambda: os.path.exists(sock), "qemu-nbd")
+        h = nbd.NBD()
+        context = "qemu:dirty-bitmap:" + name
+        h.add_meta_context(context)
+        h.connect_unix(sock)
+        out, at = [], [0]
+
+        def extent(metacontext, offset, entries, error):
+            if metacontext == context:
+                for n, flags in zip(entries[::2], entries[1::2]):
+                    if flags & 1:
+                        out.append((at[0], n))
+                    at[0] += n
+        while at[0] < SIZE:
+            h.block_status(SIZE - at[0], at[0], extent)
+        h.shutdown()
+        return out
+    finally:
+        p.wait(10)
+
+
+def test_rule_1_the_image_says_that_they_are_in_use(q, image):
+    assert stored(image) == {"b0": (65536, ["auto"])}
+    add(q, image)
+    assert stored(image) == {"b0": (65536, ["auto", "in-use"])}
+    b = q.bitmap("disk0", "b0")
+    assert b["persistent"] and b["recording"] and not b["busy"]
+    assert b["granularity"] == 65536 and b["count"] == M
+    assert "inconsistent" not in b
+
+
+def test_rule_3_deleting_the_node_stores_them(q, server, image, path):
+    add(q, image)
+    io = export(q, server)
+    io("write -P 3 32M 65536", "write -P 3 4100k 1k")
+    assert q.bitmap("disk0", "b0")["count"] == M + 65536
+    withdraw(q)
+    q.cmd("blockdev-del", node_name="disk0")
+    qcow2.check(image)
+    assert stored(image) == {"b0": (65536, ["auto"])}
+    assert dirty(image, "b0", path) == [(4 * M, M), (32 * M, 65536)]
+    # and they come back
+    add(q, image)
+    assert q.bitmap("disk0", "b0")["count"] == M + 65536
+
+
+def test_rule_3_the_end_of_both_programs_stores_them(q, server, image, path):
+    add(q, image)
+    io = export(q, server)
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="b1", persistent=True,
+          granularity=4096)
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="b2", persistent=True,
+          disabled=True)
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="mine")
+    io("write -P 3 32M 4k")
+    server.stop()
+    qcow2.check(image)
+    assert stored(image) == {"b0": (65536, ["auto"]), "b1": (4096, ["auto"]),
+                             "b2": (65536, [])}
+    assert dirty(image, "b1", path) == [(32 * M, 4096)]
+    server.start()
+    q = server.qmp()
+    names = {b["name"]: b for b in qcow2.node(q, "disk0")["dirty-bitmaps"]}
+    assert sorted(names) == ["b0", "b1", "b2", "mine"]
+    assert names["b1"]["count"] == 4096
+    assert not names["b2"]["recording"] and names["b1"]["recording"]
+    assert names["mine"]["count"] == 65536      # from the state directory
+    io("write -P 3 40M 4k")
+    assert q.bitmap("disk0", "b1")["count"] == 8192
+
+
+def test_what_qemu_did_meanwhile_is_seen(q, server, image):
+    add(q, image)
+    server.stop()
+    qcow2.io(image, "write -P 7 50M 64k")
+    qemu_bitmap("--add", image, "theirs")
+    qemu_bitmap("--remove", image, "b0")
+    server.start()
+    q = server.qmp()
+    names = [b["name"] for b in qcow2.node(q, "disk0")["dirty-bitmaps"]]
+    assert names == ["theirs"]
+
+
+def test_rule_2_the_registry_goes_first(q, server, image):
+    add(q, image)
+    io = export(q, server)
+    io("write -P 3 32M 65536")
+    server.kill9()
+    server.start()
+    q = server.qmp()
+    b = q.bitmap("disk0", "b0")
+    assert "inconsistent" not in b and b["count"] == M + 65536
+    io("write -P 3 40M 65536")
+    old = server.kill9_nbdkit()
+    server.wait_new_nbdkit(old)
+    io("write -P 3 41M 65536")
+    assert q.bitmap("disk0", "b0")["count"] == M + 3 * 65536
+    q.cmd("block-dirty-bitmap-remove", node="disk0", name="b0")
+    server.kill9()
+    server.start()
+    q = server.qmp()
+    assert not qcow2.node(q, "disk0").get("dirty-bitmaps")
+    server.stop()
+    assert stored(image) == {}
+
+
+def test_in_use_by_somebody_who_crashed_is_inconsistent(q, server, image):
+    p = subprocess.Popen(["qemu-io", "-f", "qcow2", image],
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    p.stdin.write(b"write -P 1 0 64k\n")
+    p.stdin.flush()
+    while b"wrote" not in p.stdout.readline():
+        pass
+    p.kill()
+    p.wait()
+    add(q, image)
+    b = q.bitmap("disk0", "b0")
+    assert b["inconsistent"] and b["count"] == 0 and not b["recording"]
+    assert b["persistent"]
+    assert q.error("blockdev-backup", backup(
+        "disk0", "x", "j", sync="incremental", bitmap="b0")).desc
+    q.cmd("blockdev-del", node_name="disk0")
+    assert "in-use" in stored(image)["b0"][1]   # as it was
+    add(q, image)
+    q.cmd("block-dirty-bitmap-remove", node="disk0", name="b0")
+    q.cmd("blockdev-del", node_name="disk0")
+    assert stored(image) == {}
+    qcow2.check(image)
+
+
+def test_rule_4_read_only_images_keep_them(q, server, image):
+    add(q, image, read_only=True)
+    b = q.bitmap("disk0", "b0")
+    assert b["persistent"] and b["count"] == M
+    assert q.error("block-dirty-bitmap-clear", node="disk0",
+                   name="b0").desc == \
+        "Bitmap 'b0' is readonly and cannot be modified"
+    server.kill9()
+    server.start()
+    q = server.qmp()
+    assert q.bitmap("disk0", "b0")["count"] == M
+    q.cmd("blockdev-del", node_name="disk0")
+    assert stored(image) == {"b0": (65536, ["auto"])}
+
+
+@pytest.mark.rows("error.22")
+def test_persistent_bitmaps_need_an_image_that_can(q, path):
+    p = qcow2.create(path("v2"), SIZE, compat="0.10")
+    add(q, p)
+    assert q.error("block-dirty-bitmap-add", node="disk0", name="b",
+                   persistent=True).desc == \
+        "Can't make bitmap 'b' persistent in 'disk0': Cannot store dirty " \
+        "bitmaps in qcow2 v2 files"
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="b")
+
+
+@pytest.mark.rows("error.22")
+def test_too_much_space_for_a_bitmap(q, path):
+    p = qcow2.create(path("big"), 4 << 40)
+    add(q, p)
+    assert q.error("block-dirty-bitmap-add", node="disk0", name="b",
+                   persistent=True, granularity=512).desc == \
+        "Can't make bitmap 'b' persistent in 'disk0': Too much space will " \
+        "be occupied by the bitmap. Use larger granularity"
+
+
+def test_interoperation(q, server, image, path):
+    """QEMU makes a bitmap, we use it for an incremental and record in it,
+    QEMU makes an incremental from it: each is right."""
+    full = qcow2.raw_copy(image, path("full"))      # not yet: b0 has 4M+1M
+    qcow2.run("qemu-img", "bitmap", "--clear", image, "b0")
+    qcow2.io(image, "write -P 3 8M 1M")             # QEMU records
+    add(q, image)
+    io = export(q, server)
+    io("write -P 4 20M 1M")                         # we record
+    guest.sparse_copy(full, path("inc"))
+    q.cmd("blockdev-add", driver="file", node_name="t", filename=path("inc"))
+    q.cmd("blockdev-backup", backup("disk0", "t", "j", sync="incremental",
+                                    bitmap="b0"))
+    q.jobs_succeed("j")
+    assert guest.digest(path("inc")) == guest.nbd_digest(server.uri("disk0"))
+    io("write -P 5 30M 1M", "write -z 21M 512k")
+    server.stop()
+    qcow2.io(image, "write -P 6 40M 1M")            # QEMU records
+    # an incremental by QEMU, from what both recorded
+    dirt = dirty(image, "b0", path)
+    assert dirt == [(21 * M, M // 2), (30 * M, M), (40 * M, M)]
+    now = qcow2.raw_copy(image, path("now"))
+    with open(now, "rb") as src, open(path("inc"), "r+b") as dst:
+        for off, n in dirt:
+            src.seek(off)
+            dst.seek(off)
+            dst.write(src.read(n))
+    guest.same(now, path("inc"))
