@@ -17,6 +17,7 @@ def full(q, target="target0", job="j", **kw):
     q.jobs_succeed(job)
 
 
+@pytest.mark.rows("backup.full")
 def test_full_backup_makes_the_target_equal(q, disks, backup_node):
     path = disks.add()
     target = backup_node()
@@ -55,6 +56,7 @@ def test_blocks_of_written_zeroes_do_not_travel(q, disks, backup_node):
     assert guest.allocated(target.path) <= 1 << 20
 
 
+@pytest.mark.rows("backup.instant")
 def test_writes_during_the_backup_are_not_in_it(q, dir, disks, connect,
                                                 backup_node):
     path = disks.add(data=((0, 16 << 20),))
@@ -134,6 +136,7 @@ def test_qemu_nbd_is_a_good_target(q, dir, disks, make_target):
     guest.same(path, raw)
 
 
+@pytest.mark.rows("backup.speed")
 def test_speed_limits_the_backup_and_can_be_lifted(q, disks, backup_node):
     path = disks.add(data=((0, 16 << 20),))
     target = backup_node()
@@ -164,6 +167,7 @@ def test_progress_grows_to_the_length(q, disks, backup_node):
     assert event["data"]["offset"] == event["data"]["len"] == disks.size
 
 
+@pytest.mark.rows("backup.concurrent")
 def test_two_backups_of_one_disk_run_together(q, disks, backup_node):
     path = disks.add()
     targets = [backup_node("t%d" % i) for i in range(2)]
@@ -261,6 +265,18 @@ def test_target_of_a_running_backup_is_busy(q, disks, backup_node):
     assert "busy" in e.desc or e.desc.endswith("in use")
     q.cmd("job-cancel", id="j")
     q.wait_job("j")
+
+
+@pytest.mark.rows("backup.source-busy")
+def test_source_of_a_running_backup_cannot_be_deleted(q, disks, backup_node):
+    disks.node("disk0", data=((0, 16 << 20),))
+    backup_node("t0")
+    q.cmd("blockdev-backup", backup("disk0", "t0", "j", speed=1 << 20))
+    e = q.error("blockdev-del", node_name="disk0")
+    assert e.desc == "Block device disk0 is in use"
+    q.cmd("job-cancel", id="j")
+    q.wait_job("j")
+    q.cmd("blockdev-del", node_name="disk0")
 
 
 @pytest.mark.parametrize("size", [SIZE for SIZE in (15 << 20, 17 << 20)])

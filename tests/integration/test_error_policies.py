@@ -324,7 +324,7 @@ def test_rate_of_errors_on_both_sides_is_survived(q, dir, disks, make_target,
 # --- what becomes of the bitmap -----------------------------------------------------
 
 
-@pytest.mark.rows("jobs.bitmap-fate")
+@pytest.mark.rows("jobs.bitmap-fate", "backup.mode-failure")
 @pytest.mark.parametrize("mode, kept", [
     ("on-success", 6 * M), ("never", 6 * M), ("always", 4 * M)])
 def test_bitmap_after_a_failure_in_the_middle(q, dir, disks, connect,

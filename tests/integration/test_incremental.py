@@ -56,6 +56,7 @@ def test_incremental_of_nothing_completes_with_length_0(q, chain):
     assert "error" not in event["data"]
 
 
+@pytest.mark.rows("backup.bitmap", "backup.incremental")
 def test_incremental_touches_only_dirty_granules_of_the_target(q, chain):
     path, target, h = chain
     h.pwrite(b"new", 2 * K)
@@ -70,6 +71,7 @@ def test_incremental_touches_only_dirty_granules_of_the_target(q, chain):
         assert f.read(3) == b"new"
 
 
+@pytest.mark.rows("backup.instant")
 def test_writes_during_an_incremental_are_in_the_next_one(
         q, dir, disks, connect, backup_node):
     path = disks.add(data=((0, 16 << 20),))
@@ -98,6 +100,7 @@ def test_writes_during_an_incremental_are_in_the_next_one(
 
 @pytest.mark.parametrize("mode, after", [
     ("on-success", K), ("always", K), ("never", 3 * K)])
+@pytest.mark.rows("backup.mode-success", "backup.bitmap")
 def test_bitmap_mode_decides_what_remains_after_success(q, chain, mode,
                                                         after):
     path, target, h = chain
@@ -108,6 +111,7 @@ def test_bitmap_mode_decides_what_remains_after_success(q, chain, mode,
     assert q.bitmap("disk0", "b")["count"] == after
 
 
+@pytest.mark.rows("backup.mode-failure")
 def test_failed_incremental_keeps_every_bit(q, disks, connect, backup_node):
     disks.add()
     q.cmd("block-dirty-bitmap-add", node="disk0", name="b")
@@ -137,6 +141,7 @@ def test_retried_incremental_gives_the_same_as_one_that_succeeded(
     guest.same(path, target.path)
 
 
+@pytest.mark.rows("backup.full-bitmap")
 def test_full_backup_with_a_bitmap_starts_a_new_chain(q, chain):
     path, target, h = chain
     h.pwrite(b"x" * K, 0)
