@@ -392,9 +392,8 @@ plugin_pwrite(void *handle, const void *buf, uint32_t count, uint64_t offset,
 
 	if (!begin(c, &r))
 		return -1;
-	return counted(
-		c, &r, STATS_WRITE, count,
-		node_pwrite(r.n, buf, count, offset, through(c, flags)));
+	return counted(c, &r, STATS_WRITE, count,
+		       node_pwrite(r.n, buf, count, offset, through(c, flags)));
 }
 
 static int
@@ -426,9 +425,8 @@ plugin_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 
 	if (!begin(c, &r))
 		return -1;
-	return counted(
-		c, &r, STATS_UNMAP, count,
-		node_discard(r.n, offset, count, through(c, flags)));
+	return counted(c, &r, STATS_UNMAP, count,
+		       node_discard(r.n, offset, count, through(c, flags)));
 }
 
 static int
