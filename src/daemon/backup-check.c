@@ -82,8 +82,15 @@ check_bitmap(struct backup_plan *p, struct err *e)
 }
 
 static bool
-check_target(struct backup_plan *p, struct err *e)
+check_target(struct backup_plan *p, struct graph *graph, struct err *e)
 {
+	AUTO(free)
+	char *filter = p->a->filter_node_name
+			       ? xstrdup(p->a->filter_node_name)
+			       : xasprintf("#block%03u", graph->next_anonymous);
+	const struct permission wanted = {
+		.what = "write", .who = "node", .name = filter, .as = "target"
+	};
 	const struct node *t = p->target;
 
 	if (p->source == t)
@@ -99,7 +106,9 @@ check_target(struct backup_plan *p, struct err *e)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Node '%s' is busy: it is part of another node",
 			       p->source->name);
-	if (t->exports || t->views || t->parents)
+	if (!node_check_permission(graph, t, &wanted, e))
+		return false;
+	if (t->exports || t->views)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Node '%s' is busy: it is in use and cannot be "
 			       "the target of a backup",
@@ -193,6 +202,6 @@ backup_plan_check(struct backup_plan *p, struct daemon *d, struct err *e)
 {
 	if (!p->drive)
 		p->target = resolve(d, p->a->target, e);
-	return p->target && check_bitmap(p, e) && check_target(p, e) &&
-	       check_sizes(p, d->graph, e);
+	return p->target && check_bitmap(p, e) &&
+	       check_target(p, d->graph, e) && check_sizes(p, d->graph, e);
 }

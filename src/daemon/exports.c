@@ -81,6 +81,9 @@ static bool
 check_node(struct graph *g, const struct block_export_options *o,
 	   struct node **out, struct err *e)
 {
+	static const struct permission wanted = {
+		.what = "write", .who = "an unnamed block device", .as = "root"
+	};
 	struct node *n = *out = graph_node(g, o->node_name);
 
 	if (!filter_check(g, o->node_name, e))
@@ -91,7 +94,7 @@ check_node(struct graph *g, const struct block_export_options *o,
 			       o->node_name);
 	if (!node_check_idle(n, e))
 		return false;
-	if (!node_check_top(g, n, e))
+	if (!node_check_permission(g, n, &wanted, e))
 		return false;
 	if (o->writable && n->read_only)
 		return err_set(e, ERR_GENERIC, 0,

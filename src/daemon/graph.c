@@ -268,8 +268,10 @@ node_check_idle(const struct node *n, struct err *e)
 }
 
 bool
-node_check_top(struct graph *g, const struct node *n, struct err *e)
+node_check_permission(struct graph *g, const struct node *n,
+		      const struct permission *wanted, struct err *e)
 {
+	bool named = wanted->name != NULL;
 	enum child_role role;
 	const struct node *p = graph_parent(g, n, &role);
 
@@ -281,8 +283,13 @@ node_check_top(struct graph *g, const struct node *n, struct err *e)
 			       "of '%s'",
 			       n->name, p->name);
 	return err_set(e, ERR_GENERIC, 0,
-		       "Node '%s' is busy: node is used as '%s' of '%s'",
-		       n->name, child_role_str(role), p->name);
+		       "Permission conflict on node '%s': permissions '%s' are "
+		       "both required by %s%s%s%s (uses node '%s' as '%s' "
+		       "child) and unshared by node '%s' (uses node '%s' as "
+		       "'%s' child).",
+		       n->name, wanted->what, wanted->who, named ? " '" : "",
+		       named ? wanted->name : "", named ? "'" : "", n->name,
+		       wanted->as, p->name, n->name, child_role_str(role));
 }
 
 /* --- bitmaps ---------------------------------------------------------------- */

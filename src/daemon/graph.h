@@ -179,8 +179,19 @@ bool graph_has_view(const struct node *n, uint64_t id);
 /* "Node 'X' is busy: ..." when a job or an operation has it. */
 bool node_check_idle(const struct node *n, struct err *e) MUST_CHECK;
 
-/* "Node 'X' is busy: ..." when it is part of another node. */
-bool node_check_top(struct graph *g, const struct node *n, struct err *e)
+/* Who wants to do something with a node; QEMU's words. */
+struct permission {
+	const char *what; /* "write", "resize" */
+	const char *who; /* "an unnamed block device", "node", ... */
+	const char *name; /* of who, or NULL: it has none */
+	const char *as; /* "root", or the role of a child */
+};
+
+/* Nothing is in the way, or it is part of another node: "Permission conflict
+ * on node ...", or "Node 'X' is busy: ..." for a backing image.
+ */
+bool node_check_permission(struct graph *g, const struct node *n,
+			   const struct permission *wanted, struct err *e)
 	MUST_CHECK;
 
 /* --- bitmaps ------------------------------------------------------------------- */

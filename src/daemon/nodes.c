@@ -79,9 +79,13 @@ name_check(const struct node_add *a, const char *name, struct err *e)
 
 /* Rule 6 of graph.h.  Who only reads may share. */
 static bool
-reference_check(struct graph *g, const struct node *n, enum child_role role,
-		struct err *e)
+reference_check(struct graph *g, const struct node *n, const char *parent,
+		enum child_role role, struct err *e)
 {
+	const struct permission wanted = { .what = "write",
+					   .who = "node",
+					   .name = parent,
+					   .as = child_role_str(role) };
 	enum child_role as;
 	const struct node *p = graph_parent(g, n, &as);
 
@@ -94,12 +98,12 @@ reference_check(struct graph *g, const struct node *n, enum child_role role,
 			       n->name, child_role_str(role));
 	if (n->read_only || (p && role == CHILD_BACKING && as == role))
 		return true;
-	return node_check_top(g, n, e);
+	return node_check_permission(g, n, &wanted, e);
 }
 
 static struct node *
-plan_reference(struct node_add *a, const char *name, enum child_role role,
-	       struct err *e)
+plan_reference(struct node_add *a, const char *name, const char *parent,
+	       enum child_role role, struct err *e)
 {
 	struct node *n = graph_node(a->d->graph, name);
 
@@ -108,7 +112,7 @@ plan_reference(struct node_add *a, const char *name, enum child_role role,
 			      "Cannot find device='' nor node-name='%s'", name);
 		return NULL;
 	}
-	if (!reference_check(a->d->graph, n, role, e))
+	if (!reference_check(a->d->graph, n, parent, role, e))
 		return NULL;
 	return n;
 }
@@ -126,10 +130,10 @@ plan_children(struct node_add *a, struct node *n, unsigned depth, struct err *e)
 
 		if (!children_option(n->options, role, &c))
 			continue;
-		n->child[i] =
-			c.reference
-				? plan_reference(a, c.reference, role, e)
-				: plan(a, c.definition, n, role, depth + 1, e);
+		n->child[i] = c.reference ? plan_reference(a, c.reference,
+							   n->name, role, e)
+					  : plan(a, c.definition, n, role,
+						 depth + 1, e);
 		if (!n->child[i])
 			return false;
 	}

@@ -109,6 +109,9 @@ find(struct resizing *r, struct err *e)
 static bool
 check(struct resizing *r, struct err *e)
 {
+	static const struct permission wanted = {
+		.what = "resize", .who = "an unnamed block device", .as = "root"
+	};
 	struct node *n;
 
 	if (!find(r, e))
@@ -121,7 +124,8 @@ check(struct resizing *r, struct err *e)
 		return err_set(e, ERR_GENERIC, EFBIG, "Failed to resize '%s'",
 			       n->name);
 	r->size = round_up((uint64_t)r->arg->size, 512);
-	if (!node_check_idle(n, e) || !node_check_top(r->d->graph, n, e))
+	if (!node_check_idle(n, e) ||
+	    !node_check_permission(r->d->graph, n, &wanted, e))
 		return false;
 	if (n->views)
 		return err_set(e, ERR_GENERIC, 0,

@@ -54,6 +54,7 @@ def test_error_once_and_by_kind(q, dir, connect):
     h.pwrite(b"x" * 4096, 0)
 
 
+@pytest.mark.rows("nodes.blkdebug")
 def test_states_lead_to_the_error(q, dir, connect):
     h = export(q, dir, connect, **{
         "set-state": [{"event": "flush_to_disk", "state": 1, "new_state": 2}],

@@ -15,6 +15,7 @@ def stats(q, device="exp-disk0"):
     return s
 
 
+@pytest.mark.rows("nodes.blockstats")
 @pytest.mark.needs("stillpoint")
 def test_every_request_is_counted_once(q, disks, connect):
     disks.add("disk0", size=4 * MIB, discard="unmap")
@@ -63,6 +64,7 @@ def test_nothing_is_known_of_an_empty_server(q):
     assert q.cmd("query-blockstats", query_nodes=True) == []
 
 
+@pytest.mark.rows("nodes.threshold", "event.BLOCK_WRITE_THRESHOLD")
 @pytest.mark.needs("stillpoint")
 def test_threshold_is_told_once(q, disks, connect):
     disks.node("base", size=4 * MIB)
@@ -131,6 +133,7 @@ def fail(f, *args):
         f(*args)
 
 
+@pytest.mark.rows("event.BLOCK_IO_ERROR")
 @pytest.mark.needs("stillpoint")
 def test_failed_request_is_told(failing):
     q, h = failing
@@ -150,6 +153,7 @@ def test_failed_request_is_told(failing):
     assert s["stats"]["rd_operations"] == 0
 
 
+@pytest.mark.rows("nodes.io-error-rate")
 @pytest.mark.needs("stillpoint")
 def test_failures_are_told_once_a_second_the_latest_last(failing):
     q, h = failing

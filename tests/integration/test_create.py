@@ -35,6 +35,7 @@ def test_job_has_qemus_choreography(q, dir):
     assert os.path.getsize(path) == MIB
 
 
+@pytest.mark.rows("nodes.create-file")
 @pytest.mark.parametrize("how", ["off", "falloc", "full"])
 def test_space_is_allocated_as_asked_for(q, dir, how):
     path = os.path.join(dir, "new.img")
@@ -60,6 +61,7 @@ def test_image_that_is_there_is_emptied(q, dir):
         assert f.read() == bytes(MIB)
 
 
+@pytest.mark.rows("nodes.create-existing")
 def test_image_in_use_is_left_alone(q, disks):
     path = disks.node("disk0")
     with open(path, "rb") as f:

@@ -25,12 +25,14 @@ def test_added_node_is_listed_with_its_properties(q, disks):
     assert node["backing_file_depth"] == 0
 
 
+@pytest.mark.rows("nodes.query-order")
 def test_newest_node_is_listed_first(q, disks):
     for i in range(3):
         disks.node("disk%d" % i)
     assert names(q) == ["disk2", "disk1", "disk0"]
 
 
+@pytest.mark.rows("nodes.raw-window", "nodes.roles")
 def test_raw_over_file_gives_the_window_that_was_asked_for(q, disks, connect):
     path = disks.node("base")
     q.cmd("blockdev-add", driver="raw", node_name="part", file="base",
@@ -43,6 +45,7 @@ def test_raw_over_file_gives_the_window_that_was_asked_for(q, disks, connect):
         assert bytes(h.pread(4096, 4096)) == f.read(4096)
 
 
+@pytest.mark.rows("nodes.inline")
 def test_inline_child_node_is_made_with_its_parent(q, dir):
     path = guest.make_image(os.path.join(dir, "a.img"), 1 << 20)
     q.cmd("blockdev-add", {
@@ -53,6 +56,7 @@ def test_inline_child_node_is_made_with_its_parent(q, dir):
     assert names(q) == []
 
 
+@pytest.mark.rows("nodes.null-size")
 def test_null_node_has_the_size_it_was_given(q):
     q.cmd("blockdev-add", driver="null-co", node_name="n", size=1 << 20,
           read_zeroes=True)
@@ -78,6 +82,7 @@ def test_bad_node_name_is_refused(q, arguments, desc):
     assert e.desc.lower().startswith(desc.lower()), e.desc
 
 
+@pytest.mark.rows("nodes.names")
 def test_longest_allowed_name_works(q):
     name = "a" * 31
     q.cmd("blockdev-add", driver="null-co", node_name=name)
@@ -119,6 +124,7 @@ def test_node_below_another_cannot_be_deleted(q, disks):
     assert e.desc.endswith(" in use"), e.desc
 
 
+@pytest.mark.rows("nodes.read-only-shared")
 def test_read_only_node_can_have_two_parents(q, disks):
     disks.node("base", read_only=True)
     for name in "a", "b":
@@ -137,7 +143,104 @@ def test_writable_node_has_one_parent(q, disks):
     disks.node("base")
     q.cmd("blockdev-add", driver="raw", node_name="a", file="base")
     e = q.error("blockdev-add", driver="raw", node_name="b", file="base")
-    assert e.desc == "Node 'base' is busy: node is used as 'file' of 'a'"
+    assert e.desc == (
+        "Permission conflict on node 'base': permissions 'write' are both "
+        "required by node 'b' (uses node 'base' as 'file' child) and unshared "
+        "by node 'a' (uses node 'base' as 'file' child).")
+
+
+@pytest.mark.rows("error.38", "nodes.permission")
+@pytest.mark.needs("stillpoint")
+def test_file_of_another_node_is_no_target_and_no_disk(q, disks,
+                                                       backup_node):
+    disks.add("disk0", size=1 << 20)
+    disks.node("base", size=1 << 20)
+    q.cmd("blockdev-add", driver="raw", node_name="top", file="base")
+    e = q.error("blockdev-backup", job_id="j", device="disk0", target="base",
+                sync="full", filter_node_name="f")
+    assert e.desc == (
+        "Permission conflict on node 'base': permissions 'write' are both "
+        "required by node 'f' (uses node 'base' as 'target' child) and "
+        "unshared by node 'top' (uses node 'base' as 'file' child).")
+    e = q.error("block-export-add", type="nbd", id="e", node_name="base",
+                writable=True)
+    assert e.desc == (
+        "Permission conflict on node 'base': permissions 'write' are both "
+        "required by an unnamed block device (uses node 'base' as 'root' "
+        "child) and unshared by node 'top' (uses node 'base' as 'file' "
+        "child).")
+
+
+@pytest.mark.rows("nodes.bitmap-on-child")
+@pytest.mark.needs("stillpoint")
+def test_bitmap_and_backup_of_the_file_of_another_node(q, disks,
+                                                       backup_node):
+    disks.node("base", size=1 << 20)
+    q.cmd("blockdev-add", driver="raw", node_name="top", file="base")
+    backup_node("target0", 1 << 20)
+    assert q.error("block-dirty-bitmap-add", node="base", name="b").desc == \
+        "Node 'base' is part of another node: a bitmap belongs on that one"
+    assert q.error("blockdev-backup", job_id="j", device="base",
+                   target="target0", sync="full").desc == \
+        "Node 'base' is busy: it is part of another node"
+
+
+@pytest.mark.rows("nodes.del-order", "error.60.node", "error.60.device",
+                  "error.60.monitor", "error.10")
+@pytest.mark.needs("stillpoint")
+def test_deletion_is_checked_in_qemus_order(q, disks, backup_node, dir):
+    disks.add("disk0", size=1 << 20)
+    q.cmd("blockdev-add", {
+        "driver": "raw", "node-name": "top", "file": {
+            "driver": "null-co", "node-name": "below", "size": 1 << 20}})
+    backup_node("target0", 1 << 20)
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="b")
+    q.cmd("blockdev-backup", job_id="j", device="disk0", target="target0",
+          sync="full", speed=1)
+
+    def refused(name):
+        return q.error("blockdev-del", node_name=name).desc
+    assert refused("zz") == "Failed to find node with node-name='zz'"
+    assert refused("disk0") == "Node disk0 is in use"
+    assert refused("target0") == \
+        "Node 'target0' is busy: block device is in use by block job: backup"
+    assert refused("below") == "Node below is not owned by the monitor"
+    disks.node("base", size=1 << 20)
+    q.cmd("blockdev-add", driver="raw", node_name="over", file="base")
+    assert refused("base") == "Block device base is in use"
+    q.cmd("job-cancel", id="j")
+
+
+@pytest.mark.rows("nodes.device-conflict", "error.59.device")
+@pytest.mark.needs("stillpoint")
+def test_node_and_device_names_do_not_collide(q, disks):
+    disks.node("disk0")
+    disks.export("disk0", id="dev0")
+    e = q.error("blockdev-add", driver="null-co", node_name="dev0")
+    assert e.desc == "node-name=dev0 is conflicting with a device id"
+
+
+@pytest.mark.rows("nodes.query-fields")
+@pytest.mark.needs("stillpoint")
+def test_every_member_of_a_node_is_there(q, disks):
+    path = disks.add("disk0", size=1 << 20, discard="unmap")
+    (n,) = q.cmd("query-named-block-nodes", flat=True)
+    assert set(n) == {
+        "file", "node-name", "ro", "drv", "backing_file_depth", "active",
+        "encrypted", "detect_zeroes", "bps", "bps_rd", "bps_wr", "iops",
+        "iops_rd", "iops_wr", "image", "cache", "write_threshold"}
+    assert n["cache"] == {"writeback": True, "direct": False,
+                          "no-flush": False}
+    assert n["image"]["actual-size"] == os.stat(path).st_blocks * 512
+    assert n["write_threshold"] == 0 and n["active"] is True
+
+
+@pytest.mark.rows("error.71.connect")
+def test_server_that_is_not_there_is_named(q):
+    e = q.error("blockdev-add", {
+        "driver": "nbd", "node-name": "n", "server": {
+            "type": "inet", "host": "127.0.0.1", "port": "1"}})
+    assert e.desc.startswith("Failed to connect to '127.0.0.1:1'")
 
 
 def test_inline_children_may_not_share_a_name(q, disks):
@@ -193,6 +296,7 @@ def test_image_in_use_is_locked_against_qemu(q, disks):
     assert "lock" in r.stderr
 
 
+@pytest.mark.rows("nodes.file-lock")
 def test_image_that_another_process_locks_is_refused(q, dir):
     path = guest.make_image(os.path.join(dir, "a.img"), 1 << 20)
     held = guest.lock_like_a_machine(path)
@@ -205,6 +309,7 @@ def test_image_that_another_process_locks_is_refused(q, dir):
     held.close()
 
 
+@pytest.mark.rows("nodes.query-block")
 @pytest.mark.needs("stillpoint")
 @pytest.mark.rows("protocol.query-block")
 def test_device_is_listed_by_query_block(q, disks):
@@ -214,9 +319,20 @@ def test_device_is_listed_by_query_block(q, disks):
     assert entry["type"] == "unknown" and entry["removable"] is False
 
 
+@pytest.mark.rows("nodes.read-only-export")
 @pytest.mark.rows("error.69", "exports.add-readonly")
 def test_read_only_node_cannot_be_exported_writable(q, disks):
     disks.node("disk0", read_only=True)
     e = q.error("block-export-add", type="nbd", id="e", node_name="disk0",
                 name="x", writable=True)
     assert e.desc == "Cannot export read-only node as writable"
+
+
+@pytest.mark.rows("nodes.host-size")
+def test_size_is_rounded_up_to_sectors(q, dir):
+    path = os.path.join(dir, "odd.img")
+    with open(path, "wb") as f:
+        f.truncate(100000)
+    q.cmd("blockdev-add", driver="file", node_name="n", filename=path)
+    assert q.cmd("query-named-block-nodes")[0]["image"][
+        "virtual-size"] == 100352

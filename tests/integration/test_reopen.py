@@ -32,6 +32,7 @@ def blocks(path):
     return os.stat(path).st_blocks * 512
 
 
+@pytest.mark.rows("nodes.reopen-options")
 @pytest.mark.needs("stillpoint")
 def test_discard_takes_effect_for_a_connected_guest(q, disks, connect):
     path = disks.add("disk0", size=4 * MIB, data=[(0, 4 * MIB)])
@@ -64,6 +65,7 @@ def test_detect_zeroes_and_cache_can_be_changed(q, disks, connect):
     assert node(q)["detect_zeroes"] == "off"
 
 
+@pytest.mark.rows("nodes.reopen-guests")
 @pytest.mark.needs("stillpoint")
 def test_writes_under_way_are_neither_lost_nor_failed(q, disks, writers,
                                                       connect):
@@ -120,6 +122,7 @@ def test_window_of_a_raw_node_moves(q, disks, connect):
     assert node(q, "top")["image"]["virtual-size"] == 3 * MIB
 
 
+@pytest.mark.rows("nodes.reopen-fixed", "error.61.option")
 def test_fixed_options_are_named(q, disks, dir):
     path = disks.node("disk0", locking="on")
     other = guest.make_image(os.path.join(dir, "b.img"), MIB)
@@ -133,6 +136,7 @@ def test_fixed_options_are_named(q, disks, dir):
         "Cannot change the option 'driver'"
 
 
+@pytest.mark.rows("error.61.missing")
 def test_names_are_needed_and_looked_up(q, disks):
     path = disks.node("disk0")
     o = options(path)
@@ -142,6 +146,7 @@ def test_names_are_needed_and_looked_up(q, disks):
         "Failed to find node with node-name='zz'"
 
 
+@pytest.mark.rows("nodes.reopen-atomic")
 @pytest.mark.needs("stillpoint")
 def test_whole_list_or_nothing(q, disks):
     paths = [disks.node(n) for n in ("a", "b")]

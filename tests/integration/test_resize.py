@@ -33,6 +33,7 @@ def test_node_without_guests_grows_and_shrinks(q, disks):
     assert os.path.getsize(path) == size(q) == 0
 
 
+@pytest.mark.rows("nodes.resize")
 @pytest.mark.needs("stillpoint")
 @pytest.mark.rows("exports.resize")
 def test_guest_sees_the_new_size_when_it_connects_again(q, disks, connect):
@@ -109,6 +110,7 @@ def test_incremental_after_growing_is_complete(q, disks, connect,
             assert f.read(65536) == g.read(65536)
 
 
+@pytest.mark.rows("error.64")
 def test_unknown_node_and_negative_size_are_refused(q, disks):
     disks.node("disk0")
     assert q.error("block_resize", node_name="zz", size=1).desc == \
@@ -119,6 +121,7 @@ def test_unknown_node_and_negative_size_are_refused(q, disks):
         "Parameter 'size' expects a >0 size"
 
 
+@pytest.mark.rows("nodes.resize-refused")
 @pytest.mark.needs("stillpoint")
 def test_what_is_in_the_way_is_named(q, disks, make_server):
     disks.node("base")
@@ -127,7 +130,10 @@ def test_what_is_in_the_way_is_named(q, disks, make_server):
     assert q.error("block_resize", node_name="top", size=512).desc == \
         "Cannot resize fixed-size raw disks"
     assert q.error("block_resize", node_name="base", size=512).desc == \
-        "Node 'base' is busy: node is used as 'file' of 'top'"
+        "Permission conflict on node 'base': permissions 'resize' are both " \
+        "required by an unnamed block device (uses node 'base' as 'root' " \
+        "child) and unshared by node 'top' (uses node 'base' as 'file' " \
+        "child)."
     disks.node("ro", read_only=True)
     assert q.error("block_resize", node_name="ro", size=512).desc == \
         "Block node is read-only"
@@ -157,6 +163,7 @@ def test_raw_over_file_resizes_the_file(q, disks):
     assert size(q, "top") == 5 * MIB and size(q, "base") == 6 * MIB
 
 
+@pytest.mark.rows("nodes.resize-crash")
 @pytest.mark.needs("stillpoint")
 @pytest.mark.parametrize("who", ["daemon", "both"])
 @pytest.mark.parametrize("grow", [True, False])

@@ -27,6 +27,7 @@ def reads(h, n):
         h.pread(4096, i * 4096)
 
 
+@pytest.mark.rows("nodes.throttle")
 def test_group_limits_a_guest(q, disks, connect):
     q.cmd("object-add", dict(GROUP, limits={"iops-total": 100}))
     h = connect(disk(q, disks))
@@ -106,6 +107,7 @@ def test_export_can_be_removed_while_a_guest_is_delayed(q, disks, connect):
     ({"limits": {"bps-total": 1000000000000001}},
      "bps/iops/max values must be within [0, 1000000000000000]"),
 ])
+@pytest.mark.rows("nodes.throttle-limits")
 def test_impossible_limits_are_refused(q, arguments, desc):
     assert q.error("object-add", dict(GROUP, **arguments)).desc == desc
     assert q.error("object-del", id="tg0").desc == "object 'tg0' not found"
@@ -115,6 +117,7 @@ def test_largest_limit_is_accepted(q):
     q.cmd("object-add", dict(GROUP, limits={"bps-total": 10 ** 15}))
 
 
+@pytest.mark.rows("nodes.objects", "error.72.object", "error.72.in-use")
 def test_group_in_use_cannot_be_deleted(q):
     q.cmd("object-add", GROUP)
     q.cmd("blockdev-add", {"driver": "throttle", "node-name": "t",
@@ -127,6 +130,7 @@ def test_group_in_use_cannot_be_deleted(q):
     assert q.error("object-del", id="tg0").desc == "object 'tg0' not found"
 
 
+@pytest.mark.rows("error.72.throttle")
 def test_missing_group_is_named(q):
     e = q.error("blockdev-add", {
         "driver": "throttle", "node-name": "t", "throttle-group": "zz",
