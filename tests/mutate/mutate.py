@@ -44,6 +44,9 @@ def targets_of(program):
         return SYSTEM
     if program.startswith('daemon/'):
         return ['tests/daemon/stand-in']
+    if program.startswith('qcow2/'):
+        return [f'tests/tools/{t}'
+                for t in ('block-io', 'qcow2-bitmaps', 'qcow2-image')]
     return [f'tests/unit/test-{program}']
 
 

@@ -20,10 +20,12 @@ import sys
 
 import mutations
 import mutations_daemon
+import mutations_qcow2
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-MUTATIONS = mutations.MUTATIONS + mutations_daemon.MUTATIONS
+MUTATIONS = (mutations.MUTATIONS + mutations_daemon.MUTATIONS +
+             mutations_qcow2.MUTATIONS)
 
 
 def headers(root):

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from images import (COUNTS, FIGURES, KIB, MIB, TIB, assert_clean, compare,
+from images import (COUNTS, FIGURES, KIB, MIB, TIB, TOOL, assert_clean, compare,
                     count, create_options, figures, our_check, our_create,
                     qemu_check, qemu_create, qemu_io, qemu_use,
                     random_variant, run, seed)
@@ -215,7 +215,45 @@ def test_check_alone_does_not_write(folder):
             assert f.read() == before
 
 
-def test_no_repair_where_something_cannot_be_read(folder):
+# --- the rules of check.h ---------------------------------------------------------
+
+def content(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def leaky_image(folder):
+    """With two leaked clusters."""
+    path = os.path.join(folder, "i.qcow2")
+    our_create(path, SIZE)
+    qemu_io(path, "write 0 1M")
+    with open(path, "ab") as f:
+        f.truncate(64 * 65536)
+    _, block = next(Image(path).refblocks())
+    Image(path).write(block + 2 * 60, b"\0\1\0\1")
+    return path
+
+
+def break_entry(path):
+    """One entry that points behind the end of the file; it had a cluster."""
+    image = Image(path)
+    at, _ = next(image.l2_entries())
+    image.put(at, 1 << 50 | 1 << 63)
+
+
+def test_rule_1_a_check_alone_does_not_write(folder):
+    path = leaky_image(folder)
+    before = content(path)
+    assert our_check(path)["leaks"] == 2
+    assert content(path) == before
+
+
+def test_rule_2_a_leak_is_no_corruption(folder):
+    res = our_check(leaky_image(folder))
+    assert (res["leaks"], res["corruptions"]) == (2, 0)
+
+
+def test_rule_3_no_repair_where_something_cannot_be_read(folder):
     path = os.path.join(folder, "i.qcow2")
     our_create(path, SIZE)
     qemu_io(path, "write 0 1M")
@@ -223,12 +261,57 @@ def test_no_repair_where_something_cannot_be_read(folder):
     qemu_io(path, "write 0 1M")
     image = Image(path)
     image.write(image.snapshots_offset + 36, b"\xff\xff\xff\xff")
-    with open(path, "rb") as f:
-        before = f.read()
-    res = our_check(path, fix="all")
-    assert res is None or res["check-errors"] == 1
-    with open(path, "rb") as f:
-        assert f.read() == before
+    before = content(path)
+    assert our_check(path, fix="all")["check-errors"] == 1
+    assert content(path) == before
+
+
+def test_rule_4_leaks_are_left_where_there_is_corruption(folder):
+    path = leaky_image(folder)
+    break_entry(path)
+    before = content(path)
+    res = our_check(path, fix="leaks")
+    # the third is the cluster that the broken entry had
+    assert (res["leaks"], res["leaks-fixed"]) == (3, 0)
+    assert res["corruptions"]
+    assert content(path) == before
+
+
+def test_rule_5_a_death_in_a_rebuild_leaves_the_image_as_it_was(folder):
+    path = os.path.join(folder, "i.qcow2")
+    our_create(path, SIZE, {"cluster_size": 4096})
+    qemu_io(path, "write -P 5 0 6M")
+    image = Image(path)
+    image.put(next(image.refblocks())[0], 0)
+    before, found = content(path), our_check(path)
+    run(TOOL, "check", path, "fix=all", ok=(-9,),
+        env=dict(os.environ, STILLPOINT_KILL_AT="qcow2.rebuilt"))
+    assert content(path)[:len(before)] == before
+    assert our_check(path)["corruptions"] == found["corruptions"]
+    our_check(path, fix="all")
+    assert_clean(path)
+    qemu_io(path, "read -P 5 0 6M")
+
+
+def test_rule_5_refcounts_and_flags_become_right(folder):
+    path = leaky_image(folder)
+    run("qemu-img", "snapshot", "-c", "s", path)
+    image = Image(path)
+    at, value = next(image.l2_entries())
+    image.put(at, value | 1 << 63) # shared, and marked as if it were not
+    assert our_check(path)["corruptions"] == 1
+    our_check(path, fix="errors")
+    assert image.entries(at, 1) == [value]
+    assert figures(our_check(path), COUNTS) == {
+        "corruptions": 0, "leaks": 2, "check-errors": 0}
+
+
+def test_rule_6_marks_stay_while_something_is_wrong(folder):
+    path = leaky_image(folder)
+    break_entry(path)
+    Image(path).put(72, 3)
+    assert our_check(path, fix="all")["corruptions"]
+    assert Image(path).incompat == 3
 
 
 @pytest.mark.parametrize("reason", ["block", "table", "overlap"])
@@ -257,7 +340,7 @@ def test_a_damaged_refcount_structure_is_rebuilt(folder, reason):
     qemu_io(path, "read -P 5 0 6M")
 
 
-def test_the_corrupt_bit_goes_when_all_is_right(folder):
+def test_rule_6_the_marks_go_when_all_is_right(folder):
     path = os.path.join(folder, "i.qcow2")
     our_create(path, SIZE)
     image = Image(path)

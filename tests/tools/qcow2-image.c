@@ -8,7 +8,7 @@
  *   qcow2-image amend FILE OPTION=VALUE...      options as qemu-img amend -o
  *
  * check prints one JSON object with the names of qemu-img check.  The exit
- * status is 0, or 1 and a line on standard error.
+ * status is 0, or 1 and a line on standard error.  STILLPOINT_KILL_AT works.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/bits.h"
+#include "base/park.h"
 #include "block/qcow2/amend.h"
 #include "block/qcow2/check.h"
 #include "block/qcow2/create.h"
@@ -225,6 +226,7 @@ static const struct command {
 int
 main(int argc, char **argv)
 {
+	park_from_environment();
 	for (size_t i = 0; argc > 2 && i < ARRAY_SIZE(commands); i++)
 		if (!strcmp(argv[1], commands[i].name)) {
 			commands[i].run(argv[2], argv + 3);

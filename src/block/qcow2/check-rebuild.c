@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/park.h"
 #include "block/qcow2/check-priv.h"
 
 #define TABLE_MAX (QCOW2_REFTABLE_BYTES_MAX / 8) /* entries */
@@ -192,6 +193,7 @@ qcow2_rebuild(struct qcow2_checker *c)
 		r = qcow2_passes(c, write_blocks, &b);
 	if (!r)
 		r = write_table(c, &b);
+	PARK("qcow2.rebuilt");
 	if (!r)
 		r = write_header(c, &b);
 	c->no_refcounts = false;
