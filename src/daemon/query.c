@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "block/qcow2/format.h"
+#include "daemon/chain.h"
 #include "daemon/daemon.h"
 #include "daemon/filters.h"
 #include "daemon/graph.h"
@@ -59,6 +61,52 @@ describe_bitmaps(const struct node *n, struct block_device_info *i)
 	return true;
 }
 
+static struct image_info_specific *
+describe_specific(const struct qcow2_header *h)
+{
+	struct image_info_specific *s = xzalloc(sizeof *s);
+	struct image_info_specific_q_cow2 *q = xzalloc(sizeof *q);
+	bool v3 = h->version >= 3;
+
+	s->type = IMAGE_INFO_SPECIFIC_KIND_QCOW2;
+	s->u.qcow2 = xzalloc(sizeof *s->u.qcow2);
+	s->u.qcow2->data = q;
+	q->compat = xstrdup(v3 ? "1.1" : "0.10");
+	q->refcount_bits = 1 << h->refcount_order;
+	q->compression_type = h->compression == QCOW2_ZSTD
+				      ? QCOW2_COMPRESSION_TYPE_ZSTD
+				      : QCOW2_COMPRESSION_TYPE_ZLIB;
+	q->has_extended_l2 = q->has_lazy_refcounts = q->has_corrupt = v3;
+	q->extended_l2 = h->incompat & QCOW2_EXTENDED_L2;
+	q->lazy_refcounts = h->compat & QCOW2_LAZY_REFCOUNTS;
+	q->corrupt = h->incompat & QCOW2_CORRUPT;
+	q->has_data_file_raw = h->incompat & QCOW2_DATA_FILE;
+	q->data_file_raw = h->autoclear & QCOW2_AUTO_RAW_DATA;
+	if (q->has_data_file_raw && h->has_data_file)
+		q->data_file = xstrdup(h->data_file);
+	return s;
+}
+
+/* What the header said when the node was added. */
+static void
+describe_qcow2(const struct node *n, struct image_info *i)
+{
+	const struct qcow2_header *h = n->qcow2;
+	struct err e = ERR_INIT;
+
+	i->has_cluster_size = true;
+	i->cluster_size = n->cluster;
+	i->has_dirty_flag = true;
+	i->dirty_flag = h->incompat & QCOW2_DIRTY && n->read_only;
+	i->format_specific = describe_specific(h);
+	if (!h->has_backing)
+		return;
+	i->backing_filename = xstrdup(h->backing);
+	i->full_backing_filename = chain_filename(n, h->backing, &e);
+	if (h->has_backing_format)
+		i->backing_filename_format = xstrdup(h->backing_format);
+}
+
 /* @flat: without the images below. */
 static struct image_info *
 describe_image(const struct node *n, bool flat)
@@ -74,6 +122,8 @@ describe_image(const struct node *n, bool flat)
 		i->has_actual_size = true;
 		i->actual_size = (int64_t)st.st_blocks * 512;
 	}
+	if (n->qcow2)
+		describe_qcow2(n, i);
 	if (backing && !flat)
 		i->backing_image = describe_image(backing, false);
 	return i;

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from stillpoint_test import guest, vm
+from stillpoint_test import guest, qcow2, vm
 from stillpoint_test.qmp import action, backup
 
 SIZE = 128 << 20
@@ -70,6 +70,36 @@ def test_a_booted_guest_on_a_raw_disk(q, dir, boot, backup_node):
     target = backup_node(size=SIZE)
     g = boot(driver="file", filename=image)
     backups_of(q, g, target, dir)
+
+
+def to_qcow2(image, dir):
+    """The disk as an overlay in which half of it is and half is not."""
+    base = os.path.join(dir, "base.qcow2")
+    qcow2.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, base)
+    return qcow2.create(os.path.join(dir, "root.qcow2"), backing=base)
+
+
+@pytest.mark.needs("stillpoint")
+def test_a_booted_guest_on_a_qcow2_disk(server, q, dir, boot, backup_node):
+    """With its chain, and with backups as qcow2 images."""
+    top = to_qcow2(disk(dir), dir)
+    target = backup_node(size=SIZE)
+    g = boot(driver="qcow2", file={"driver": "file", "filename": top})
+    backups_of(q, g, target, dir)
+    out = qcow2.create(os.path.join(dir, "out"), SIZE)
+    q.cmd("blockdev-add", qcow2.blockdev(out, "local"))
+    must = g.durable()
+    q.cmd("blockdev-backup", backup("root", "local", "last", compress=True))
+    q.jobs_succeed("last", timeout=120)
+    for number in g.removed():
+        must.pop(number, None)
+    q.cmd("blockdev-del", node_name="local")
+    qcow2.check(out)
+    vm.check_file_system(qcow2.raw_copy(out, os.path.join(dir, "raw")), dir,
+                         must)
+    g.cleanup()
+    server.stop()
+    qcow2.check(top)
 
 
 @pytest.mark.needs("stillpoint")

@@ -289,3 +289,40 @@ def test_data_file_comes_back_with_a_running_data_plane(q, path, server):
     assert qcow2.node(q, "disk0")["drv"] == "qcow2"
     qcow2.run("qemu-io", "-f", "raw", "-c", "read -P 5 1M 2M",
               server.uri("disk0"))
+
+
+def test_images_are_described(q, path):
+    base(path, compat="0.10", cluster_size=4096)
+    top = qcow2.create(path("top"), backing="base.qcow2", refcount_bits=8,
+                       extended_l2="on")
+    q.cmd("blockdev-add", qcow2.blockdev(top))
+    n = qcow2.node(q, "disk0", flat=False)
+    want = qcow2.info(top)
+    assert n["drv"] == "qcow2" and n["file"] == top
+    assert n["backing_file"] == path("base.qcow2")
+    assert n["backing_file_depth"] == 1
+    image = n["image"]
+    below = image.pop("backing-image")
+    assert below["format-specific"]["data"]["compat"] == "0.10"
+    assert below["cluster-size"] == 4096
+    for member in ("format", "virtual-size", "cluster-size", "filename",
+                   "backing-filename", "full-backing-filename",
+                   "backing-filename-format", "format-specific",
+                   "dirty-flag"):
+        assert image[member] == want[member], member
+    assert "backing-image" not in qcow2.node(q, "disk0")["image"]
+
+
+def test_zeroes_stay_where_the_backing_file_was_not_open(q, path, server):
+    """As QEMU has it, too: the header's backing file may be there later."""
+    base(path)
+    top = qcow2.create(path("top"), backing="base.qcow2")
+    serve(q, top, backing=None, discard="unmap")
+    qcow2.run("qemu-io", "-f", "raw", "-c", "write -z 0 1M", "-c",
+              "write -z -u 1M 1M", "-c", "write -z 2500k 4k",
+              server.uri("disk0"))
+    q.cmd("block-export-del", id="exp", mode="hard")
+    q.cmd("blockdev-del", node_name="disk0")
+    qcow2.check(top)
+    qcow2.io(top, "read -P 0 0 2M", "read -P 17 2M 256k", "read -P 0 2500k 4k",
+             "read -P 17 3M 1M")

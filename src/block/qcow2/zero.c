@@ -17,11 +17,13 @@
 
 static const struct qcow2_entry nothing;
 
-/* Would a cluster at @off without entry read as zeroes? */
+/* Would a cluster at @off without entry read as zeroes?  Also when the image is
+ * opened with the backing file that it names.
+ */
 static bool
 nothing_below(const struct qcow2 *q, uint64_t off)
 {
-	return !q->backing || off >= q->backing->size;
+	return q->backing ? off >= q->backing->size : !q->h.has_backing;
 }
 
 static struct qcow2_entry
