@@ -423,7 +423,7 @@ MUTATIONS = [
        '\tmodify_end(f);\n', '\tr = try_zero(f, off, len, flags);\n')],
      'file', 'direct_an_unaligned_write_undoes_no_change_next_door'),
     ('an image keeps its size', FILE,
-     [('ftruncate(f->fd, (off_t)f->block.size) < 0)', 'false)')],
+     [('ftruncate(f->fd, (off_t)block_size_now(&f->block)) < 0)', 'false)')],
      'file', 'direct_an_image_does_not_grow_when_its_end_is_written'),
     ('a fast zero is fast', FILE,
      [('if (flags & BLOCK_ZERO_FAST)', 'if (false)')],

@@ -21,11 +21,12 @@ import sys
 import mutations
 import mutations_daemon
 import mutations_qcow2
+import mutations_qcow2_core
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 MUTATIONS = (mutations.MUTATIONS + mutations_daemon.MUTATIONS +
-             mutations_qcow2.MUTATIONS)
+             mutations_qcow2.MUTATIONS + mutations_qcow2_core.MUTATIONS)
 
 
 def headers(root):

@@ -303,6 +303,27 @@ a_mapping_is_published_after_its_data(void **s)
 	free(w.buf);
 }
 
+/* --- rule 7 ------------------------------------------------------------------------- */
+
+static struct block *open_crash(struct crash_disk **d);
+
+static void
+an_entry_is_written_with_one_call(void **s)
+{
+	struct crash_disk *d;
+	struct block *b;
+
+	(void)s;
+	new_image("extended_l2=on");
+	b = open_crash(&d);
+	fill(b, 0, 2048, 1);
+	assert_int_equal(block_flush(b), 0);
+	assert_int_equal(d->changes, 0);
+	fill(b, CLUSTER, 2048, 2); /* a subcluster of another cluster */
+	assert_int_equal(d->changes, 2); /* the data, the entry */
+	block_free(b);
+}
+
 /* --- who waits for whom ------------------------------------------------------------- */
 
 static void
@@ -583,6 +604,7 @@ main(void)
 		cmocka_unit_test(space_that_nobody_holds_is_used_again),
 		cmocka_unit_test(space_is_freed_after_a_flush_only),
 		cmocka_unit_test(a_mapping_is_published_after_its_data),
+		cmocka_unit_test(an_entry_is_written_with_one_call),
 		cmocka_unit_test(writers_to_mapped_clusters_do_not_wait),
 		cmocka_unit_test(
 			an_allocating_write_holds_back_its_cluster_only),

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The mutations of the qcow2 driver's rules (qcow2-priv.h)."""
+
+FOLDER = 'src/block/qcow2/'
+CRASH = 'qcow2-crash'
+STEPS = 'qcow2-steps'
+
+MUTATIONS = [
+    ('qcow2-priv.h rule 1', FOLDER + 'alloc.c',
+     [('\tif (!r)\n\t\tr = qcow2_barrier(q);\n\tif (r)\n\t\ts->runs = 0',
+       '\tif (r)\n\t\ts->runs = 0')],
+     CRASH, 'power_cuts_plain'),
+    ('qcow2-priv.h rule 2, refcount blocks', FOLDER + 'refcount.c',
+     [('\tif (!r && g->blocks)\n\t\tr = qcow2_barrier(q);\n', '')],
+     CRASH, 'power_cuts_with_small_clusters'),
+    ('qcow2-priv.h rule 2, a copied L2 table', FOLDER + 'map.c',
+     [('\treturn r ? r : qcow2_barrier(q);\n}\n\nstatic int\nclear_table',
+       '\treturn r;\n}\n\nstatic int\nclear_table')],
+     CRASH, 'power_cuts_with_a_snapshot'),
+    ('qcow2-priv.h rule 2, order of names', FOLDER + 'refcount.c',
+     [('for (uint64_t i = last + 1; i > first && !r; i--) {',
+       'for (uint64_t i = first + 1; i <= last + 1 && !r; i++) {')],
+     CRASH, 'power_cuts_with_small_clusters'),
+    ('qcow2-priv.h rule 3', FOLDER + 'write.c',
+     [('\tr = write_data(q, f, buf);\n\tif (r) {',
+       '\tmake_entries(q, f, x);\n'
+       '\t(void)qcow2_map_set(q, f->cluster, f->n, x);\n'
+       '\tr = write_data(q, f, buf);\n\tif (r) {')],
+     STEPS, 'a_mapping_is_published_after_its_data'),
+    ('qcow2-priv.h rule 4', FOLDER + 'write.c',
+     [('\tif (!r && f->barrier)\n\t\tr = qcow2_barrier(q);\n', '')],
+     CRASH, 'power_cuts_on_an_overlay'),
+    ('qcow2-priv.h rule 5, while somebody holds', FOLDER + 'held.c',
+     [('any = !h->holds && h->ready.n;', 'any = h->ready.n;')],
+     STEPS, 'space_that_is_given_up_is_held'),
+    ('qcow2-priv.h rule 5, at some time', FOLDER + 'held.c',
+     [('any = !h->holds && h->ready.n;', 'any = false;')],
+     STEPS, 'space_that_nobody_holds_is_used_again'),
+    ('qcow2-priv.h rule 6', FOLDER + 'cache.c',
+     [('int r = qcow2_meta_write(q, buf, len, off);', 'int r = 0;')],
+     CRASH, 'power_cuts_plain'),
+    ('qcow2-priv.h rule 7', FOLDER + 'map.c',
+     [('\treturn qcow2_table_write(q, raw, (size_t)(p - raw), off);',
+       '\tr = qcow2_table_write(q, raw, 8, off);\n'
+       '\tif (r || p == raw + 8)\n\t\treturn r;\n'
+       '\treturn qcow2_table_write(q, raw + 8, (size_t)(p - raw) - 8,\n'
+       '\t\t\t\t off + 8);')],
+     STEPS, 'an_entry_is_written_with_one_call'),
+    ('qcow2-priv.h rule 8', FOLDER + 'write.c',
+     [('if (qcow2_is_claimed(q, host, len))', 'if (!len)')],
+     STEPS, 'data_do_not_land_on_metadata'),
+    ('qcow2-priv.h rule 9, metadata', FOLDER + 'io.c',
+     [('if (r && !is_harmless(r))', 'if (r == ENOENT)')],
+     STEPS, 'after_a_failed_metadata_write_nothing_is_written'),
+    ('qcow2-priv.h rule 9, barriers', FOLDER + 'io.c',
+     [('\t\tqcow2_fail(q, r, "a flush");', '\t\t;')],
+     STEPS, 'after_a_failed_flush_nothing_is_written'),
+    ('qcow2-priv.h rule 9, a full disk', FOLDER + 'io.c',
+     [('return os == ENOSPC ||', 'return')],
+     STEPS, 'a_full_disk_is_no_failure'),
+    ('qcow2-priv.h rule 10', FOLDER + 'map.c',
+     [('\tif (host & (q->g.cluster_size - 1))\n\t\treturn false;\n', '')],
+     STEPS, 'an_entry_without_sense_is_not_followed'),
+]
