@@ -314,8 +314,11 @@ crash_disk_cut(const struct crash_disk *d, enum crash_policy policy,
 		memcpy(to->now, d->now, d->block.size);
 	else
 		cut_content(d, to, policy, seed);
-	memset(to->now + size, 0, d->capacity - size);
-	memcpy(to->durable, to->now, d->capacity);
+	if (d->block.size > size)
+		memset(to->now + size, 0, d->block.size - size);
+	if (d->durable_size > size)
+		memset(to->now + size, 0, d->durable_size - size);
+	memcpy(to->durable, to->now, size);
 	to->block.size = to->durable_size = size;
 	return to;
 }

@@ -489,7 +489,7 @@ power_cuts(void **s)
 	uint64_t seed = from_environment("QCOW2_CRASH_SEED", 1);
 
 	run_variant(v, seed + (uint64_t)(v - variants),
-		    from_environment("QCOW2_CRASH_OPS", 30));
+		    from_environment("QCOW2_CRASH_OPS", 25));
 }
 
 #define TEST(test, n)                                            \
