@@ -47,7 +47,7 @@ def test_many_jobs_among_rude_clients(server, q, disks, many, rude):
     rude(flood=2, deaf=3, vanish=3)
     q.cmd("transaction", actions=[
         action("blockdev-backup", backup("disk%d" % i, "target%d" % i,
-                                         "j%d" % i, speed=M))
+                                         "j%d" % i, speed=1))
         for i in range(JOBS)])
     slowest, end = 0.0, time.monotonic() + 1.5
     while time.monotonic() < end:
