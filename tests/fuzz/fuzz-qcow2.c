@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * A qcow2 image of arbitrary bytes: it is probed, checked, opened and read,
- * written to, and repaired.  The image lies in memory and cannot grow without
- * bound, and work on it is limited.  Besides not crashing:
+ * written to, and repaired; its bitmaps are loaded and stored.  The image lies
+ * in memory and cannot grow without bound, and work on it is limited.  Besides
+ * not crashing:
  *
  *  - a check without repair does not write;
  *  - an image without corruption has none after it was written to, and what
@@ -18,6 +19,7 @@
 
 #include "base/bits.h"
 #include "base/log.h"
+#include "block/qcow2/bitmaps.h"
 #include "block/qcow2/check.h"
 #include "block/qcow2/qcow2.h"
 
@@ -202,9 +204,10 @@ is_clean(const struct qcow2_check_result *res)
 
 /* NULL when the image is refused. */
 static struct block *
-open_image(struct store *st, bool read_only)
+open_image(struct store *st, bool read_only, bool keep_bitmaps)
 {
 	struct qcow2_options o = { .read_only = read_only,
+				   .keep_bitmaps = keep_bitmaps,
 				   .cache_size = QCOW2_CACHE_MIN };
 	struct qcow2_info *info = malloc(sizeof *info);
 	struct block *b = NULL;
@@ -251,7 +254,7 @@ read_range(struct block *b, uint8_t *buf, uint64_t off, uint64_t len)
 static void
 read_all(struct store *st, uint8_t *buf)
 {
-	struct block *b = open_image(st, true);
+	struct block *b = open_image(st, true, false);
 
 	if (!b)
 		return;
@@ -305,12 +308,83 @@ write_some(struct block *b, uint8_t *buf)
 static bool
 write_all(struct store *st, uint8_t *buf)
 {
-	struct block *b = open_image(st, false);
+	struct block *b = open_image(st, false, false);
 
 	if (b) {
 		write_some(b, buf);
 		block_free(b);
 	}
+	return b != NULL;
+}
+
+/* --- stored bitmaps --------------------------------------------------------------- */
+
+/* Ranges come in order, inside the disk, and not without end. */
+struct seen {
+	uint64_t end, size;
+	unsigned n;
+};
+
+static int
+see_range(void *opaque, uint64_t off, uint64_t len)
+{
+	struct seen *s = opaque;
+
+	assert(len && off >= s->end && range_fits(off, len, s->size));
+	s->end = off + len;
+	return ++s->n > STEPS_MAX ? ECANCELED : 0;
+}
+
+static bool
+first_half(void *opaque, uint64_t from, uint64_t *start, uint64_t *end)
+{
+	const struct block *b = opaque;
+
+	*start = 0;
+	*end = min_u64(b->size / 2, MiB);
+	return from < *end;
+}
+
+/* Load what there is, keep it, and store one more. */
+static void
+use_bitmaps(struct block *b, struct qcow2_bitmaps *l)
+{
+	size_t n = qcow2_bitmaps_count(l);
+	struct qcow2_bitmap_source *s = calloc(n + 1, sizeof *s);
+	struct qcow2_bitmap_info info;
+
+	assert(s);
+	for (size_t i = 0; i < n; i++) {
+		struct seen seen = { .size = b->size };
+
+		qcow2_bitmaps_get(l, i, &info);
+		s[i].name = info.name;
+		s[i].keep = true;
+		if (!qcow2_bitmap_ranges(b, l, i, see_range, &seen, NULL))
+			seen.n = 0; /* it may be kept all the same */
+	}
+	s[n] = (struct qcow2_bitmap_source){ .name = "a bitmap of the fuzzer",
+					     .granularity = 65536,
+					     .next = first_half,
+					     .opaque = b };
+	if (b->size <= DISK_MAX && qcow2_bitmaps_take(b, l, NULL) &&
+	    qcow2_bitmaps_store(b, l, s, n + 1, NULL))
+		assert(qcow2_bitmaps_count(l) == n + 1);
+	free(s);
+}
+
+static bool
+bitmaps_all(struct store *st)
+{
+	struct block *b = open_image(st, false, true);
+	struct qcow2_bitmaps *l = NULL;
+
+	if (b && qcow2_bitmaps_load(b, &l, NULL)) {
+		use_bitmaps(b, l);
+		qcow2_bitmaps_free(l);
+	}
+	if (b)
+		block_free(b);
 	return b != NULL;
 }
 
@@ -340,6 +414,10 @@ LLVMFuzzerTestOneInput(const uint8_t *image, size_t size)
 	known = check(&st, 0, &before);
 	read_all(&st, buf);
 	if (write_all(&st, buf) && known && is_clean(&before) &&
+	    check(&st, 0, &after))
+		assert(is_clean(&after));
+	store_fill(&st, image, size);
+	if (bitmaps_all(&st) && known && is_clean(&before) &&
 	    check(&st, 0, &after))
 		assert(is_clean(&after));
 	store_fill(&st, image, size);

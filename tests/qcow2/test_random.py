@@ -16,7 +16,6 @@ from images import (BLOCK_IO, COUNTS, KIB, MIB, Failed, assert_clean, count,
                     seed)
 from model import BACKING, SECTOR, Model
 
-RESIZE = False # until the driver does it
 BACKING_BYTES = 2 * MIB + 512
 
 
@@ -94,7 +93,7 @@ class Sequence:
 
     def our_session(self):
         commands = [self.our_command() for _ in range(self.rng.randrange(14))]
-        if RESIZE and not self.snapshots and self.rng.random() < 0.3:
+        if not self.snapshots and self.rng.random() < 0.3:
             size = self.a_size()
             self.model.resize(size)
             commands.append("truncate %d" % size)
