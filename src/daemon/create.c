@@ -13,6 +13,7 @@
 #include "base/bits.h"
 #include "base/park.h"
 #include "block/lock.h"
+#include "daemon/create-qcow2.h"
 #include "daemon/daemon.h"
 #include "daemon/job.h"
 #include "daemon/paths.h"
@@ -26,7 +27,9 @@
 struct create {
 	struct job job;
 	struct blockdev_create_options *options; /* owned */
+	struct create_qcow2 *qcow2; /* owned until it has run; or NULL */
 	struct work work;
+	bool unplanned; /* @e says why */
 	bool done;
 	struct err e;
 };
@@ -127,7 +130,12 @@ run(struct work *w)
 {
 	struct create *c = container_of(w, struct create, work);
 
-	(void)!create_file(c->job.d, c->options->u.file, &c->e);
+	if (c->unplanned)
+		return;
+	if (c->qcow2)
+		(void)!create_qcow2_run(c->qcow2, &c->e);
+	else
+		(void)!create_file(c->job.d, c->options->u.file, &c->e);
 }
 
 static void
@@ -138,6 +146,8 @@ ran(struct work *w)
 	struct err e = c->e;
 
 	c->done = true;
+	if (c->qcow2)
+		create_qcow2_finish(steal(&c->qcow2));
 	job_completed(&c->job, err_is_set(&e) ? &e : NULL);
 	pending_end(d);
 }
@@ -175,6 +185,8 @@ settle(struct job *j, bool success)
 static void
 create_free(struct job *j)
 {
+	if (to_create(j)->qcow2)
+		create_qcow2_finish(to_create(j)->qcow2);
 	blockdev_create_options_free(to_create(j)->options);
 	free(to_create(j));
 }
@@ -193,6 +205,8 @@ check(const struct blockdev_create_options *o, struct err *e)
 {
 	const struct blockdev_create_options_file *f = o->u.file;
 
+	if (o->driver == BLOCKDEV_DRIVER_QCOW2)
+		return true; /* its job says what is wrong */
 	if (o->driver != BLOCKDEV_DRIVER_FILE)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Driver does not support blockdev-create");
@@ -219,6 +233,10 @@ qmp_blockdev_create(struct qmp_call *call,
 		return false;
 	}
 	c->options = blockdev_create_options_clone(arg->options);
+	if (c->options->driver == BLOCKDEV_DRIVER_QCOW2 &&
+	    !create_qcow2_plan(c->job.d->graph, &c->job, c->options->u.qcow2,
+			       &c->qcow2, &c->e))
+		c->unplanned = true;
 	c->job.auto_finalize = true;
 	c->job.auto_dismiss = false;
 	job_start(&c->job);
