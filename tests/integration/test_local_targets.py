@@ -183,6 +183,37 @@ def test_target_that_is_full_fails_the_job(q, disks, dir):
         subprocess.run(["umount", "--lazy", small], check=False)
 
 
+def test_full_target_can_be_given_room_and_resumed(q, disks, dir):
+    path = disks.add(data=((0, 8 * M),))
+    small = os.path.join(dir, "small")
+    os.mkdir(small)
+    r = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2M", "none",
+                        small], capture_output=True, text=True)
+    if r.returncode:
+        pytest.skip("cannot mount: " + r.stderr.strip())
+    try:
+        out = guest.make_image(os.path.join(small, "t"), 16 * M)
+        q.cmd("blockdev-add", driver="file", node_name="target0",
+              filename=out, discard="unmap")
+        q.cmd("blockdev-backup", backup("disk0", "target0", "j",
+                                        on_target_error="enospc"))
+        q.wait_event("BLOCK_JOB_ERROR", {"device": "j", "action": "stop",
+                                         "operation": "write"})
+        # every job is "paused" once when it begins
+        q.wait_event("JOB_STATUS_CHANGE", {"id": "j", "status": "paused"},
+                     start=3)
+        (job,) = q.cmd("query-block-jobs")
+        assert job["io-status"] == "nospace"
+        subprocess.run(["mount", "-o", "remount,size=32M", small],
+                       check=True)
+        q.cmd("job-resume", id="j")
+        q.jobs_succeed("j")
+        compare(path, out)
+        q.cmd("blockdev-del", node_name="target0")
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=False)
+
+
 def test_target_is_free_when_the_job_is_over(q, disks, file_node):
     """Whoever hears BLOCK_JOB_COMPLETED may delete and use the file."""
     path = disks.add(data=((0, 4 * M),))
