@@ -6,6 +6,9 @@
 #include "daemon/describe.h"
 #include "daemon/views.h"
 
+/* How long guests may wait for requests of theirs that do not end. */
+#define REOPEN_MS 2000
+
 static void
 describe_view(const struct view_file *v, struct link_view_list *to, int *fds,
 	      unsigned *nfds)
@@ -45,6 +48,25 @@ plane_open_node(struct plane *p, const struct node *n, struct plane_request *r)
 	plane_begin(&o);
 	link_put_node_open(&o, &arg);
 	link_view_list_clear(&arg.views);
+	plane_ask(p, r, &o, fds, nfds);
+}
+
+void
+plane_reopen_node(struct plane *p, const struct node *n,
+		  struct plane_request *r)
+{
+	struct link_node_image i = { .node = n->name };
+	struct link_node_image *one = &i;
+	struct link_nodes_reopen_args arg = { .nodes = { .v = &one, .n = 1 },
+					      .timeout_ms = REOPEN_MS };
+	int fds[LINK_MAX_FDS];
+	unsigned nfds = 0;
+	struct json_out o;
+
+	i.image = describe_node(n, fds, &nfds);
+	plane_begin(&o);
+	link_put_nodes_reopen(&o, &arg);
+	link_image_free(i.image);
 	plane_ask(p, r, &o, fds, nfds);
 }
 

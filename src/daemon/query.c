@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "base/bits.h"
 #include "block/qcow2/format.h"
 #include "daemon/chain.h"
 #include "daemon/daemon.h"
@@ -121,6 +122,10 @@ describe_image(const struct node *n, bool flat)
 	if (node_fd(n) >= 0 && fstat(node_fd(n), &st) == 0) {
 		i->has_actual_size = true;
 		i->actual_size = (int64_t)st.st_blocks * 512;
+		/* the file below a format grows as it likes */
+		if (n->fd >= 0 && S_ISREG(st.st_mode))
+			i->virtual_size =
+				(int64_t)round_up((uint64_t)st.st_size, 512);
 	}
 	if (n->qcow2)
 		describe_qcow2(n, i);

@@ -699,6 +699,10 @@ open_in_plane(struct recovery *r)
 	PARK("recover.open");
 	step_begin(r, open_nodes);
 	close_unknown(r);
+	for (struct node *n = r->d->graph->nodes; n; n = n->next)
+		if (n->in_plane)
+			plane_reopen_node(r->d->plane, n,
+					  &ask_new(r, false)->r);
 	one_less(r);
 }
 

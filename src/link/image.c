@@ -261,6 +261,20 @@ driver_fits(const struct link_image *i, const struct link_msg *msg,
 	}
 }
 
+/* A name that was made up is another one after a restart of stillpointd. */
+static bool
+is_same(const struct link_image *i, const struct block *b)
+{
+	const char *driver = link_driver_str(i->driver);
+	bool file = i->driver == LINK_DRIVER_FILE &&
+		    strcmp(b->ops->name, "host_device") == 0;
+
+	if (!file && strcmp(b->ops->name, driver) != 0)
+		return false;
+	return i->node[0] == '#' ? b->node && b->node[0] == '#'
+				 : b->node && strcmp(b->node, i->node) == 0;
+}
+
 bool
 link_image_fits(const struct link_image *i, const struct link_msg *msg,
 		const struct block *b, struct err *e)
@@ -269,7 +283,7 @@ link_image_fits(const struct link_image *i, const struct link_msg *msg,
 	unsigned k = 0;
 	bool ok;
 
-	if (!b->node || strcmp(b->node, i->node) != 0)
+	if (!is_same(i, b))
 		return err_set(e, ERR_GENERIC, 0,
 			       "node '%s' is not what it was", i->node);
 	ok = driver_fits(i, msg, b, e);
@@ -302,6 +316,20 @@ apply_driver(const struct link_image *i, struct link_msg *msg, struct block *b)
 	}
 }
 
+static void
+apply_name(const struct link_image *i, struct block *b)
+{
+	char *name;
+
+	if (strcmp(b->node, i->node) == 0)
+		return;
+	name = strdup(i->node);
+	if (!name)
+		return; /* it is only a name */
+	free(b->node);
+	b->node = name;
+}
+
 void
 link_image_apply(const struct link_image *i, struct link_msg *msg,
 		 struct block *b)
@@ -312,4 +340,5 @@ link_image_apply(const struct link_image *i, struct link_msg *msg,
 		link_image_apply(c, msg, block_child(b, k));
 	apply_driver(i, msg, b);
 	apply_common(i, b);
+	apply_name(i, b);
 }

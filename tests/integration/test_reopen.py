@@ -5,6 +5,7 @@ import os
 import pytest
 
 from stillpoint_test import guest
+from stillpoint_test.qmp import QmpClosed
 
 MIB = 1 << 20
 
@@ -181,3 +182,35 @@ def test_image_stays_locked(q, disks):
         r = subprocess.run(["qemu-io", "-f", "raw", "-c", "write 0 512",
                             path], capture_output=True, text=True)
         assert r.returncode != 0 and "lock" in r.stderr
+
+
+@pytest.mark.needs("stillpoint")
+def test_killed_before_it_is_written_down(make_server, dir, connect):
+    from conftest import Disks
+    server = make_server()
+    server.extra = ["--keep-nbdkit"]
+    server.start()
+    q = server.qmp()
+    disks = Disks(server, q, dir)
+    path = disks.node("base", size=4 * MIB, data=[(0, 4 * MIB)])
+    raw = {"driver": "raw", "node-name": "disk0", "discard": "unmap",
+           "file": {"driver": "file", "filename": path + ".inner"}}
+    os.link(path, path + ".inner")
+    q.cmd("blockdev-del", node_name="base")
+    q.cmd("blockdev-add", raw)
+    disks.export("disk0")
+    server.stop()
+    server.start(STILLPOINT_KILL_AT="reopen.done")
+    q = server.qmp()
+    with pytest.raises(QmpClosed):
+        reopen(q, dict(raw, discard="ignore"))
+    server.child.wait(10)
+    server.close_clients()
+    server.start()
+    q = server.qmp()
+    before = blocks(path)
+    connect(disks.uri("disk0")).trim(MIB, 0)    # as the registry says
+    assert blocks(path) <= before - MIB
+    reopen(q, dict(raw, discard="ignore"))
+    connect(disks.uri("disk0")).trim(MIB, 2 * MIB)
+    assert blocks(path) > before - 2 * MIB
