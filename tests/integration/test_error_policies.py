@@ -387,6 +387,30 @@ def test_bitmap_mode_always_keeps_what_is_missing_and_new_writes(
     assert q.bitmap("disk0", "b")["count"] == 0
 
 
+# --- sync none: what guests overwrite ------------------------------------------------
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("jobs.policy-stop", "jobs.cancel-stopped")
+@pytest.mark.parametrize("mended", [True, False])
+def test_following_job_that_was_stopped(q, disks, connect, target, switch,
+                                        mended):
+    t = target()
+    before = guest.digest(disks.path("disk0"), M, K)
+    h = connect(disks.uri())
+    start(q, sync="none", on_target_error="stop")
+    h.pwrite(b"x" * K, M)
+    wait_paused(q)
+    h.pwrite(b"y" * K, 2 * M)       # a guest does not wait for that
+    if mended:
+        switch.off()
+        q.cmd("job-resume", id="j")
+    q.cmd("job-cancel", id="j")     # the first one drains
+    event = q.wait_job("j")
+    assert event["event"] == "BLOCK_JOB_CANCELLED"
+    assert (guest.digest(t.path, M, K) == before) is mended
+
+
 # --- errors that this daemon makes itself: blkdebug ---------------------------------
 
 
