@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/qcow2/check.h"
 #include "block/qcow2/qcow2.h"
 
 #include "block/blkdebug.h"
@@ -162,7 +163,8 @@ open_qcow2(const struct link_image *i, struct link_msg *msg, struct block **out,
 
 	if (!link_image_open(q->file, msg, &c.file, e) ||
 	    (q->backing && !link_image_open(q->backing, msg, &c.backing, e)) ||
-	    (q->data_file && !link_image_open(q->data_file, msg, &c.data, e))) {
+	    (q->data_file && !link_image_open(q->data_file, msg, &c.data, e)) ||
+	    (!i->read_only && !qcow2_repair_dirty(c.file, e))) {
 		children_free(&c);
 		return false;
 	}

@@ -130,6 +130,23 @@ def fio(uri, *options):
 
 
 @pytest.mark.skipif(not shutil.which("fio"), reason="no fio")
+def test_a_dirty_image_is_repaired_when_it_is_opened(serve, path):
+    """QEMU died before it had written the refcounts that it may postpone."""
+    img = qcow2.create(path("disk"), SIZE, lazy_refcounts="on")
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 5M",
+                    "-c", "sigraise 9", img], check=False,
+                   stdout=subprocess.DEVNULL)
+    with open(img, "rb") as f:
+        assert f.read(80)[79] & 1, "not dirty"
+    g = serve(img)
+    g.io("read -P 7 0 5M", "write -P 8 3M 4M")
+    g.leave()
+    qcow2.check(img)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "read -P 7 0 3M",
+                    "-c", "read -P 8 3M 4M", img], check=True,
+                   stdout=subprocess.DEVNULL)
+
+
 def test_fio_verifies_random_writes(serve, path):
     img = qcow2.create(path("disk"), SIZE)
     g = serve(img, discard="unmap")

@@ -151,6 +151,21 @@ class Sequence:
             commands = [self.qemu_command() for _ in range(n)]
         self.log.append("qemu-io: " + "; ".join(commands))
         qemu_use(self.path, *commands, options=["-d", "unmap"])
+        if self.v["lazy_refcounts"] == "on" and self.rng.random() < 0.3:
+            self.qemu_death()
+
+    def qemu_death(self):
+        """QEMU dies and leaves a dirty image, which the next of us to write
+        to it repairs.
+        """
+        at, length = self.a_range()
+        p = self.a_byte()
+        self.model.put(at, length, p)
+        commands = ["write -P %d %d %d" % (p, at, length), "sigraise 9"]
+        self.log.append("qemu-io: " + "; ".join(commands))
+        run("qemu-io", "-f", "qcow2", "-c", commands[0], "-c", commands[1],
+            self.path, ok=(-9,))
+        run(BLOCK_IO, "qcow2:" + self.path, "flush")
 
     def qemu_img(self):
         """Snapshots and resizing."""

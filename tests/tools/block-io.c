@@ -42,6 +42,7 @@
 #include "base/bits.h"
 #include "base/park.h"
 #include "block/block.h"
+#include "block/qcow2/check.h"
 #include "block/qcow2/qcow2.h"
 
 #define PIECE    (4 * MiB) /* a long request is made in pieces of this */
@@ -139,6 +140,8 @@ open_qcow2(const char *path, bool read_only, int depth)
 		o.data = open_file(data, read_only);
 	if (has_backing)
 		o.backing = open_format(format, backing, true, depth + 1);
+	if (!read_only && !qcow2_repair_dirty(o.file, &e))
+		die("%s: %s", path, e.msg);
 	if (!qcow2_open(&o, &b, &e))
 		die("%s: %s", path, e.msg);
 	b->discard_unmap = options.unmap;

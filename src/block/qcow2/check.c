@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/log.h"
 #include "block/qcow2/check-priv.h"
 #include "block/qcow2/qcow2.h"
 
@@ -289,4 +290,33 @@ qcow2_check(struct block *file, const struct qcow2_check_options *o,
 	res->corruptions_fixed = less(before.corruptions, res->corruptions);
 	res->leaks_fixed = less(before.leaks, res->leaks);
 	return true;
+}
+
+bool
+qcow2_repair_dirty(struct block *file, struct err *e)
+{
+	const struct qcow2_check_options o = { .fix = QCOW2_FIX_LEAKS |
+						      QCOW2_FIX_ERRORS };
+	AUTO(free) struct qcow2_info *info = malloc(sizeof *info);
+	struct qcow2_check_result res;
+
+	if (!info)
+		return no_memory(e);
+	if (!qcow2_probe(file, info, e))
+		return false;
+	/* what is corrupt is refused by who opens it */
+	if ((info->header.incompat & (QCOW2_DIRTY | QCOW2_CORRUPT)) !=
+	    QCOW2_DIRTY)
+		return true;
+	if (!qcow2_check(file, &o, &res, e))
+		return err_prefix(e, "qcow2: Could not repair dirty image: ");
+	log_info("qcow2: the image was not closed properly and is repaired: "
+		 "%" PRIu64 " leaked clusters, %" PRIu64 " wrong entries",
+		 res.leaks_fixed, res.corruptions_fixed);
+	if (!res.corruptions && !res.check_errors)
+		return true;
+	return err_set(e, ERR_GENERIC, 0,
+		       "qcow2: Could not repair dirty image: %" PRIu64
+		       " corruptions are left",
+		       res.corruptions + res.check_errors);
 }

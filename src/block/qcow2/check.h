@@ -79,4 +79,11 @@ struct qcow2_check_result {
 bool qcow2_check(struct block *file, const struct qcow2_check_options *o,
 		 struct qcow2_check_result *res, struct err *e) MUST_CHECK;
 
+/* Before an image is opened for writing: when its dirty bit is set (who had it
+ * open postponed refcounts, and died) it is repaired, leaks included; else
+ * nothing happens.  @file is borrowed.  False when the image is not clean
+ * afterwards.
+ */
+bool qcow2_repair_dirty(struct block *file, struct err *e) MUST_CHECK;
+
 #endif
