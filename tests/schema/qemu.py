@@ -35,7 +35,11 @@ ADDED = {
     "min-cluster-size": "QEMU 9.2", "discard-source": "QEMU 9.1",
     "on-cbw-error": "QEMU 10.1", "cbw-timeout": "QEMU 10.1",
     "active": "QEMU 10.0", "allow-inactive": "QEMU 10.0",
-    "handshake-max-seconds": "QEMU 10.0",
+    "handshake-max-seconds": "QEMU 10.0", "qom-path": "QEMU 10.0",
+    **{m: "QEMU 8.1" for m in (
+        "zone_append_bytes", "zone_append_operations",
+        "zone_append_total_time_ns", "zone_append_merged",
+        "failed_zone_append_operations", "invalid_zone_append_operations")},
 }
 # QEMU 7.2 says "str" where 8.2 and we have the enum.
 TYPES = {"query-block-jobs.ret[].type": ("str", "enum")}
