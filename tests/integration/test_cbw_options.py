@@ -262,3 +262,34 @@ def test_filter_is_gone_when_the_job_is_concluded(q, disks, backup_node):
     q.wait_event("JOB_STATUS_CHANGE", {"id": "j", "status": "concluded"})
     assert "f" not in nodes(q)
     q.cmd("job-dismiss", id="j")
+
+
+@pytest.mark.rows("jobs.filter", "jobs.policy-stop")
+def test_drive_backup_has_the_same_options(q, dir, disks):
+    disks.add(data=((0, 8 * M),))
+    q.cmd("drive-backup", job_id="j", device="disk0", sync="full", speed=1,
+          target=os.path.join(dir, "copy.raw"), format="raw",
+          filter_node_name="f", on_target_error="stop",
+          on_source_error="ignore")
+    assert nodes(q)["f"]["drv"] == "copy-before-write"
+    q.cmd("job-cancel", id="j")
+    q.wait_job("j")
+    assert "f" not in nodes(q)
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("jobs.cbw-break-guest-write")
+def test_drive_backup_says_what_becomes_of_a_guest_s_write(
+        server, q, dir, disks, far, connect):
+    import nbd
+    far()
+    h = connect(disks.uri())
+    q.cmd("drive-backup", job_id="j", device="disk0", sync="full", speed=1,
+          target=os.path.join(dir, "copy.raw"), format="raw",
+          on_cbw_error="break-guest-write", cbw_timeout=60)
+    limit_files(server, M)
+    with pytest.raises(nbd.Error):
+        h.pwrite(b"x" * K, 12 * M)
+    assert q.cmd("query-jobs")[0]["status"] == "running"
+    q.cmd("job-cancel", id="j")
+    q.wait_job("j")
