@@ -43,8 +43,6 @@ backup_target_open(struct backup_target *t, struct err *e)
 	if (!link_image_open(t->image, &t->fds, &b, e) ||
 	    !target_open_block(b, t->name, &t->own, e))
 		return false;
-	if (t->no_zero)
-		target_refuse_zero(t->own);
 	t->target = t->own;
 	return true;
 }

@@ -555,7 +555,6 @@ make_target(struct transaction_file *f, struct err *e)
 		if (!drive_target_open(b->drive, e))
 			return false;
 		backup_target_plan(&b->to, b->target);
-		b->to.no_zero = !drive_target_takes_zeroes(b->drive);
 	}
 	if (!backup_target_open(&b->to, e) || !backup_discard_open(&b->from, e))
 		return false;

@@ -60,7 +60,6 @@ void backup_discard_close(struct backup_discard *d);
 struct backup_target {
 	struct transaction_file file; /* for its user */
 	const char *name; /* borrowed from the node */
-	bool no_zero; /* zeroes are written as data */
 	struct link_image *image; /* owned; NULL: nothing to open */
 	struct link_msg fds; /* that @image refers to */
 	struct target *own; /* owned: opened by us; or NULL */

@@ -23,7 +23,7 @@ struct drive_target {
 	char *path; /* owned; NULL: an address */
 	const struct format *format;
 	char *backing, *backing_format; /* owned: of a new image; or NULL */
-	bool existing, guessed, live;
+	bool existing, guessed;
 	uint64_t size;
 	struct made_file made;
 	bool started;
@@ -193,8 +193,7 @@ image(const struct format *f, struct blockdev_options *below, bool live)
 	o->has_discard = true;
 	o->discard = BLOCKDEV_DISCARD_OPTIONS_UNMAP;
 	o->has_detect_zeroes = true;
-	o->detect_zeroes = live ? BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF
-				: BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
+	o->detect_zeroes = BLOCKDEV_DETECT_ZEROES_OPTIONS_UNMAP;
 	return o;
 }
 
@@ -218,7 +217,6 @@ drive_target_plan(struct drive_target **out, struct daemon *d,
 			       "The target of format '%s' must be a file",
 			       f->name);
 	t->format = f;
-	t->live = o->live;
 	options = image(f, steal(&options), o->live);
 	if (!node_add_plan_anonymous(&t->add, d, options, e))
 		return false;
@@ -233,12 +231,6 @@ drive_target_plan(struct drive_target **out, struct daemon *d,
 	}
 	*out = steal(&t);
 	return true;
-}
-
-bool
-drive_target_takes_zeroes(const struct drive_target *t)
-{
-	return !t->live;
 }
 
 struct node *

@@ -10,9 +10,6 @@
  * 2. A file is cut only when we hold its lock.
  * 3. A file that was made is taken back unless the job started; one that was
  *    there stays.
- * 4. An image over live data is opened without what is below it, so zeroes are
- *    written there as data: a request to zero what it does not have would
- *    change nothing, and guests' new data would shine through.
  */
 #ifndef DAEMON_DRIVE_TARGET_H
 #define DAEMON_DRIVE_TARGET_H
@@ -32,7 +29,7 @@ struct drive_options {
 	 * NULL.
 	 */
 	const struct node *backing;
-	bool live; /* guests write to @backing */
+	bool live; /* guests write to @backing: it is not opened again */
 	uint64_t size; /* of the disk */
 };
 
@@ -42,9 +39,6 @@ struct drive_options {
  */
 bool drive_target_plan(struct drive_target **out, struct daemon *d,
 		       const struct drive_options *o, struct err *e) MUST_CHECK;
-
-/* Any thread.  May zeroes be written there as requests (rule 4)? */
-bool drive_target_takes_zeroes(const struct drive_target *t);
 
 /* The node that it will be; its size is that of the disk until it is opened.
  * Borrowed.

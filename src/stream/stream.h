@@ -74,9 +74,6 @@ bool target_open(const struct target_options *o, struct target **out,
 bool target_open_block(struct block *b, const char *name, struct target **out,
 		       struct err *e) MUST_CHECK;
 
-/* Before a stream uses it: zeroes are to be written as data. */
-void target_refuse_zero(struct target *t);
-
 /* No stream uses it any more.  Does not wait for a server; closes an image,
  * which may block.
  */

@@ -157,12 +157,6 @@ target_check(const struct target *t, struct nbd_handle *h, struct err *e)
 	return true;
 }
 
-void
-target_refuse_zero(struct target *t)
-{
-	t->info.can_zero = false;
-}
-
 uint64_t
 target_size(const struct target *t)
 {

@@ -32,7 +32,6 @@ STREAM = 'src/stream/stream.c'
 
 CRASH = 'integration/crash_points'
 DRIVE = 'integration/drive_backup'
-DRIVE_QCOW2 = 'integration/drive_backup_qcow2'
 QCOW2_BITMAPS = 'integration/qcow2_bitmaps'
 QCOW2_CHAIN = 'integration/qcow2_chain'
 RULES = 'integration/rules'
@@ -293,13 +292,6 @@ MUTATIONS = [
     ('drive-target.h rule 3, kept', 'src/daemon/drive-target.c',
      [('\tmade_file_keep(&t->made);\n', '')],
      DRIVE, 'test_file_can_be_used_when_the_job_is_over'),
-    ('drive-target.h rule 4, requests', 'src/daemon/drive-target.c',
-     [('\treturn !t->live;\n', '\treturn true;\n')],
-     DRIVE_QCOW2, 'test_none_stands_on_the_source_and_reads_as_it_was'),
-    ('drive-target.h rule 4, detection', 'src/daemon/drive-target.c',
-     [('live ? BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF',
-       'false ? BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF')],
-     DRIVE_QCOW2, 'test_none_stands_on_the_source_and_reads_as_it_was'),
 
     # --- paths.h ----------------------------------------------------------------
     ('paths.h rule 1', PATHS,
