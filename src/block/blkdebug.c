@@ -261,6 +261,12 @@ debug_child(const struct block *b, unsigned i)
 	return i ? NULL : container_of(b, const struct debug, block)->image;
 }
 
+static void
+debug_look(struct block *b)
+{
+	block_size_set(b, block_look(to_debug(b)->image));
+}
+
 static int
 debug_truncate(struct block *b, uint64_t size)
 {
@@ -302,6 +308,7 @@ static const struct block_ops debug_ops = {
 	.cache = debug_cache,
 	.child = debug_child,
 	.truncate = debug_truncate,
+	.look = debug_look,
 	.depth = debug_depth,
 	.event = debug_event,
 };

@@ -190,6 +190,14 @@ block_release(struct block *b)
 		block_release(c);
 }
 
+uint64_t
+block_look(struct block *b)
+{
+	if (b->ops->look)
+		b->ops->look(b);
+	return block_size_now(b);
+}
+
 int
 block_refresh(struct block *b)
 {

@@ -91,6 +91,9 @@ struct block_ops {
 	 * process writes to it.
 	 */
 	int (*refresh)(struct block *b);
+	/* Optional: set b->size anew; another process makes the image longer.
+	 */
+	void (*look)(struct block *b);
 	/* Optional: the driver above is about to do this. */
 	void (*event)(struct block *b, enum block_event event);
 };
@@ -170,6 +173,8 @@ void block_release(struct block *b);
  * anything is read for it: tables are read again, in every layer.
  */
 int block_refresh(struct block *b);
+/* The size as it is now, of an image that another process may make longer. */
+uint64_t block_look(struct block *b);
 
 /* --- what an image is made of ---------------------------------------------- */
 

@@ -385,6 +385,16 @@ file_truncate(struct block *b, uint64_t size)
 	return 0;
 }
 
+static void
+file_look(struct block *b)
+{
+	struct stat st;
+
+	if (fstat(file_fd(b), &st) == 0 &&
+	    (uint64_t)st.st_size > block_size_now(b))
+		block_size_set(b, round_up((uint64_t)st.st_size, 512));
+}
+
 static const struct block_ops file_ops = {
 	.name = "file",
 	.free = file_free,
@@ -398,6 +408,7 @@ static const struct block_ops file_ops = {
 	.fd = file_fd,
 	.filename = file_filename,
 	.truncate = file_truncate,
+	.look = file_look,
 };
 
 static const struct block_ops host_device_ops = {

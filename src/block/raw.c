@@ -111,6 +111,16 @@ raw_truncate(struct block *b, uint64_t size)
 	return os;
 }
 
+static void
+raw_look(struct block *b)
+{
+	struct raw *r = to_raw(b);
+	uint64_t size = block_look(r->file);
+
+	if (!r->fixed && size > block_size_now(b) + r->offset)
+		block_size_set(b, size - r->offset);
+}
+
 static int
 raw_depth(struct block *b, uint64_t off, uint64_t len, uint64_t *n,
 	  unsigned *depth)
@@ -132,6 +142,7 @@ static const struct block_ops raw_ops = {
 	.cache = raw_cache,
 	.child = raw_child,
 	.truncate = raw_truncate,
+	.look = raw_look,
 	.depth = raw_depth,
 };
 

@@ -367,6 +367,12 @@ throttle_child(const struct block *b, unsigned i)
 	return i ? NULL : container_of(b, const struct throttle, block)->file;
 }
 
+static void
+throttle_look(struct block *b)
+{
+	block_size_set(b, block_look(to_throttle(b)->file));
+}
+
 static int
 throttle_truncate(struct block *b, uint64_t size)
 {
@@ -510,6 +516,7 @@ static const struct block_ops throttle_ops = {
 	.cache = throttle_cache,
 	.child = throttle_child,
 	.truncate = throttle_truncate,
+	.look = throttle_look,
 	.depth = throttle_depth,
 	.compress = throttle_compress,
 	.admit = throttle_admit,

@@ -33,6 +33,7 @@ STREAM = 'src/stream/stream.c'
 CRASH = 'integration/crash_points'
 DRIVE = 'integration/drive_backup'
 QCOW2_BITMAPS = 'integration/qcow2_bitmaps'
+QCOW2_VIEWS = 'integration/qcow2_views'
 QCOW2_CHAIN = 'integration/qcow2_chain'
 RULES = 'integration/rules'
 BITMAPS = 'integration/bitmaps'
@@ -240,6 +241,14 @@ MUTATIONS = [
        '\t\t(void)!prepare(t, t->actions.v[i]);\n'
        '\terr_clear(&t->e);\n')],
      TRANSACTIONS, 'test_first_failing_action_gives_the_error'),
+    ('transaction.h rule 6', TRANSACTION,
+     [('int r = block_refresh(v->v->image);', 'int r = 0;')],
+     QCOW2_VIEWS,
+     'test_rule_6_a_reader_sees_what_came_between_its_opening_and_the_cut'),
+    ('transaction.h rule 6, a file that has grown', 'src/block/qcow2/io.c',
+     [('size = block_look(child);', '(void)block_look;')],
+     QCOW2_VIEWS,
+     'test_rule_6_a_reader_sees_what_came_between_its_opening_and_the_cut'),
     ('transaction.h rule 2, files', TRANSACTION,
      [('\tif (err_is_set(&t->e)) {\n\t\tfail(t);\n\t\treturn;\n\t}\n'
        '\tPARK("transaction.made");',

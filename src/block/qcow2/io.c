@@ -38,6 +38,9 @@ qcow2_child_read(struct block *child, void *buf, size_t len, uint64_t off)
 	size_t inside = len;
 	uint64_t unit = child->min_block, size = block_size_now(child);
 
+	/* whoever writes to what we only read may have made it longer */
+	if ((off >= size || len > size - off) && child->read_only)
+		size = block_look(child);
 	if (off >= size)
 		inside = 0;
 	else if (len > size - off)
