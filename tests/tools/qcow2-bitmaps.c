@@ -193,6 +193,8 @@ do_remove(char **w)
 {
 	struct set *s = set_of(w[1]);
 
+	free(s->name);
+	free(s->dirty);
 	*s = sets[--n_sets];
 }
 
