@@ -11,7 +11,8 @@
  * 3. A call outlives its session: when the client is gone, the command
  *    finishes and its response is dropped.
  * 4. One wake-up serves at most QMP_TURN_REQUESTS requests or QMP_READ_SIZE
- *    bytes of one session; then the others have their turn.
+ *    bytes of one session, and none after QMP_TURN_OUT bytes of answers; then
+ *    the others have their turn.
  * 5. Memory is bounded, whatever clients send or do not read:
  *    - sessions: QMP_MAX_SESSIONS; one more gets an error line and is closed;
  *    - output: above QMP_OUT_SOFT the session's input is not read; above
@@ -37,6 +38,7 @@
 
 #define QMP_MAX_SESSIONS  64
 #define QMP_TURN_REQUESTS 16
+#define QMP_TURN_OUT      ((size_t)64 << 10)
 #define QMP_READ_SIZE     ((size_t)64 << 10)
 #define QMP_OUT_SOFT      ((size_t)1 << 20)
 #define QMP_OUT_HARD      ((size_t)64 << 20)

@@ -171,7 +171,7 @@ take_input(struct session *s, const char **p, size_t *n, unsigned *share)
 	struct json *tree;
 	struct err e = ERR_INIT;
 	const char *before;
-	size_t bytes;
+	size_t bytes, out = s->out.size;
 
 	while (*n && *share && may_read(s)) {
 		before = *p;
@@ -188,6 +188,8 @@ take_input(struct session *s, const char **p, size_t *n, unsigned *share)
 			charge_input(s, 0);
 			(*share)--;
 			take_value(s, tree, bytes);
+			if (s->out.size > out + QMP_TURN_OUT)
+				*share = 0;
 			break;
 		case FRAME_ERROR:
 			charge_input(s, 0);

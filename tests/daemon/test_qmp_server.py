@@ -474,6 +474,29 @@ def test_rule_4_one_wake_up_serves_sixteen_requests(server):
     assert longest <= 17
 
 
+def test_rule_4_large_answers_use_up_a_turn(server):
+    """Answers of 40 KiB: two of them are a turn, not sixteen."""
+    a, b = server.client(), server.client()
+    blocker = server.client()
+    blocker.send("test-slow-change", tag="-", ms=300)
+    time.sleep(0.05)
+    for c, name in (a, "a"), (b, "b"):
+        c.sock.sendall(b"".join(
+            json.dumps({"execute": "test-change",
+                        "arguments": {"tag": name}}).encode() +
+            b'{"execute": "test-big", "arguments": {"bytes": 40960}}'
+            for _ in range(20)))
+    for c in a, b:
+        for _ in range(40):
+            assert "return" in c.reply()
+    log = blocker.cmd("test-log") if blocker.reply() else None
+    log = "".join(log)[1:]
+    longest = max(len(run) for run in
+                  log.replace("ab", "a b").replace("ba", "b a").split())
+    assert log.count("a") == log.count("b") == 20
+    assert longest <= 4
+
+
 # Rule 5
 
 def wait_for_client(server):
