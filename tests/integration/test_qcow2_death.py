@@ -95,7 +95,8 @@ def test_an_image_that_is_given_up_has_no_leaks(q, server, dir, connect):
     h.pwrite(b"x" * (3 << 20), 12345)
     h.trim(1 << 20, 1 << 20)
     h.shutdown()
-    q.cmd("block-export-del", {"id": "e0"})
+    # the server may not have seen yet that the guest is gone
+    q.cmd("block-export-del", {"id": "e0", "mode": "hard"})
     q.wait_event("BLOCK_EXPORT_DELETED")
     q.cmd("blockdev-del", {"node-name": "disk0"})
     r = subprocess.run(["qemu-img", "check", "-f", "qcow2", path],
