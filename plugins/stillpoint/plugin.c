@@ -532,4 +532,6 @@ static struct nbdkit_plugin stillpoint = {
 	.errno_is_preserved = 0,
 };
 
+struct nbdkit_plugin *plugin_init(void); /* is in the macro */
+
 NBDKIT_REGISTER_PLUGIN(stillpoint)

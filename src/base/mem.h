@@ -16,7 +16,7 @@
 
 #define PRINTF(f, a)  __attribute__((format(printf, f, a)))
 #define MUST_CHECK    __attribute__((warn_unused_result))
-#define AUTO(fn)      __attribute__((cleanup(auto_##fn)))
+#define AUTO(fn)      __attribute__((cleanup(auto_##fn), unused))
 #define likely(x)     __builtin_expect(!!(x), 1)
 #define unlikely(x)   __builtin_expect(!!(x), 0)
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))

@@ -217,11 +217,9 @@ pass_turn(struct group *g, const struct throttle *from, bool write)
 
 /* Seconds to wait for; 0: go; negative: until something changes. */
 static double
-must_wait(struct throttle *t, const struct waiter *w, bool write)
-	NEEDS(t->group->lock)
+must_wait(struct group *g, struct throttle *t, const struct waiter *w,
+	  bool write) NEEDS(g->lock)
 {
-	struct group *g = t->group;
-
 	if (t->all)
 		return 0;
 	if (t->queue[write] != w)
@@ -242,7 +240,7 @@ wait_turn(struct throttle *t, bool write, uint64_t len)
 	while (*p)
 		p = &(*p)->next;
 	*p = &w;
-	while ((s = must_wait(t, &w, write)) != 0) {
+	while ((s = must_wait(g, t, &w, write)) != 0) {
 		if (s < 0)
 			mtx_wait(&g->lock, &g->changed);
 		else
