@@ -44,6 +44,7 @@
 #include "block/block.h"
 #include "block/qcow2/check.h"
 #include "block/qcow2/qcow2.h"
+#include "image-tool.h"
 
 #define PIECE    (4 * MiB) /* a long request is made in pieces of this */
 #define WORDS    9
@@ -55,18 +56,6 @@ static struct {
 	uint64_t cache_size;
 } options;
 
-static void __attribute__((format(printf, 1, 2), noreturn))
-die(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	(void)vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	(void)fputc('\n', stderr);
-	exit(1);
-}
-
 /* --- opening ------------------------------------------------------------------ */
 
 static struct block *open_qcow2(const char *path, bool read_only, int depth);
@@ -74,17 +63,8 @@ static struct block *open_qcow2(const char *path, bool read_only, int depth);
 static struct block *
 open_file(const char *path, bool read_only)
 {
-	struct block_file_options o = { .read_only = read_only, .name = path };
-	struct err e = ERR_INIT;
-	struct block *b;
-
-	o.fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-	if (o.fd < 0)
-		die("%s: %s", path, strerror(errno));
-	if (!block_file_open(&o, &b, &e))
-		die("%s", e.msg);
-	b->discard_unmap = options.unmap;
-	return b;
+	return tool_open_file(path, read_only ? O_RDONLY : O_RDWR,
+			      options.unmap);
 }
 
 static struct block *

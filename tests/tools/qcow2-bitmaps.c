@@ -18,7 +18,6 @@
  * STILLPOINT_KILL_AT works.  Exit status: 0, or 1 and a line on standard
  * error.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -30,6 +29,7 @@
 #include "base/park.h"
 #include "block/qcow2/bitmaps.h"
 #include "block/qcow2/qcow2.h"
+#include "image-tool.h"
 
 #define BITMAPS_MAX 70000
 
@@ -45,34 +45,6 @@ static struct block *image;
 static struct qcow2_bitmaps *list;
 static struct set sets[BITMAPS_MAX];
 static size_t n_sets;
-
-static void __attribute__((format(printf, 1, 2), noreturn))
-die(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	(void)vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	(void)fputc('\n', stderr);
-	exit(1);
-}
-
-static struct block *
-open_file(const char *name, bool read_only)
-{
-	struct block_file_options o = { .read_only = read_only, .name = name };
-	struct err e = ERR_INIT;
-	struct block *b;
-
-	o.fd = open(name, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-	if (o.fd < 0)
-		die("%s: %s", name, strerror(errno));
-	if (!block_file_open(&o, &b, &e))
-		die("%s", e.msg);
-	b->discard_unmap = true;
-	return b;
-}
 
 /* --- sets ----------------------------------------------------------------------- */
 
@@ -289,11 +261,12 @@ main(int argc, char **argv)
 	if (!*argv)
 		die("usage: qcow2-bitmaps [-r] FILE COMMAND...");
 	park_from_environment();
-	o.file = open_file(*argv, o.read_only);
+	o.file = tool_open_file(*argv, o.read_only ? O_RDONLY : O_RDWR, true);
 	if (!qcow2_probe(o.file, info, &e))
 		die("%s", e.msg);
 	if (info->needs_data_file)
-		o.data = open_file(info->header.data_file, o.read_only);
+		o.data = tool_open_file(info->header.data_file,
+					o.read_only ? O_RDONLY : O_RDWR, true);
 	free(info);
 	if (!qcow2_open(&o, &image, &e))
 		die("%s", e.msg);

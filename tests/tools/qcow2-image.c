@@ -10,7 +10,6 @@
  * check prints one JSON object with the names of qemu-img check.  The exit
  * status is 0, or 1 and a line on standard error.  STILLPOINT_KILL_AT works.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -23,35 +22,7 @@
 #include "block/qcow2/amend.h"
 #include "block/qcow2/check.h"
 #include "block/qcow2/create.h"
-
-static void __attribute__((format(printf, 1, 2), noreturn))
-die(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	(void)vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	(void)fputc('\n', stderr);
-	exit(1);
-}
-
-static struct block *
-open_file(const char *name, int flags)
-{
-	struct block_file_options o = { .name = name };
-	struct err e = ERR_INIT;
-	struct block *b;
-
-	o.read_only = (flags & O_ACCMODE) == O_RDONLY;
-	o.fd = open(name, flags | O_CLOEXEC, 0600);
-	if (o.fd < 0)
-		die("%s: %s", name, strerror(errno));
-	if (!block_file_open(&o, &b, &e))
-		die("%s", e.msg);
-	b->discard_unmap = true;
-	return b;
-}
+#include "image-tool.h"
 
 /* --- options ------------------------------------------------------------------ */
 
@@ -143,9 +114,9 @@ create(const char *name, char **args)
 
 	if (!qcow2_create_check(&o, &e))
 		die("%s", e.msg);
-	file = open_file(name, O_RDWR | O_CREAT);
+	file = tool_open_file(name, O_RDWR | O_CREAT, true);
 	if (o.data_file)
-		data = open_file(o.data_file, O_RDWR | O_CREAT);
+		data = tool_open_file(o.data_file, O_RDWR | O_CREAT, true);
 	if (!qcow2_create(file, data, &o, &e))
 		die("%s", e.msg);
 	block_free(file);
@@ -172,7 +143,8 @@ check(const char *name, char **args)
 	};
 	struct qcow2_check_result res;
 	struct err e = ERR_INIT;
-	struct block *file = open_file(name, o.fix ? O_RDWR : O_RDONLY);
+	struct block *file =
+		tool_open_file(name, o.fix ? O_RDWR : O_RDONLY, true);
 
 	if (!qcow2_check(file, &o, &res, &e))
 		die("%s", e.msg);
@@ -208,7 +180,7 @@ amend(const char *name, char **args)
 		if (!qcow2_amend_option(&o, *args, equals + 1, &e))
 			die("%s", e.msg);
 	}
-	file = open_file(name, O_RDWR);
+	file = tool_open_file(name, O_RDWR, true);
 	if (!qcow2_amend(file, &o, &e))
 		die("%s", e.msg);
 	block_free(file);
