@@ -42,6 +42,9 @@ class Program:
     def __init__(self, dir, *args, state="state"):
         self.dir = dir
         self.log_path = os.path.join(dir, "log")
+        nbdkit = os.environ.get("STILLPOINT_NBDKIT")        # tests/sanitize
+        if nbdkit and "--nbdkit" not in args:
+            args += ("--nbdkit", nbdkit)
         with open(self.log_path, "ab") as log:
             self.begin = log.tell()
             self.process = subprocess.Popen(

@@ -16,6 +16,7 @@ A test is of a program of tests/unit ("epoch"), or of a file for pytest:
 """
 
 import argparse
+import ctypes
 import os
 import re
 import shutil
@@ -36,6 +37,29 @@ LIMIT_SYSTEM_S = 90
 SYSTEM = ['src/daemon/stillpointd', 'tests/tools/counter-writer',
           'tests/tools/load-writer',
           'plugins/stillpoint/nbdkit-stillpoint-plugin.so']
+
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans():
+    """What outlives a test becomes a child of ours."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_orphans():
+    """Processes that a mutated program has left behind; each may leave
+    others.
+    """
+    path = f'/proc/self/task/{os.getpid()}/children'
+    while True:
+        with open(path, encoding='ascii') as f:
+            children = [int(word) for word in f.read().split()]
+        if not children:
+            return
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def targets_of(program):
@@ -109,20 +133,23 @@ class Copy:
     def run(self, program, test):
         """'passed', 'failed', 'skipped' or 'absent'."""
         argv, more, limit, ok = self.command(program, test)
-        # a group of its own, so that nothing outlives a test that hangs
-        p = subprocess.Popen(argv, env=dict(os.environ, **more),
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                             text=True, errors='replace',
-                             start_new_session=True)
-        try:
-            said, _ = p.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(p.pid, signal.SIGTERM)
+        # a file and not a pipe: nobody waits for who inherits it
+        with tempfile.TemporaryFile() as out:
+            p = subprocess.Popen(argv, env=dict(os.environ, **more),
+                                 stdin=subprocess.DEVNULL, stdout=out,
+                                 stderr=subprocess.STDOUT,
+                                 start_new_session=True)
             try:
-                p.communicate(timeout=20)
+                p.wait(limit)
+                in_time = True
             except subprocess.TimeoutExpired:
-                os.killpg(p.pid, signal.SIGKILL)
-                p.communicate()
+                in_time = False
+                p.terminate()
+                self.wait_or_kill(p)
+            end_orphans()
+            out.seek(0)
+            said = out.read().decode(errors='replace')
+        if not in_time:
             return 'failed'
         if ok in said and p.returncode == 0:
             return 'passed'
@@ -131,6 +158,14 @@ class Copy:
         absent = p.returncode in (4, 5) if '/' in program \
             else p.returncode == 0
         return 'absent' if absent else 'failed'
+
+    @staticmethod
+    def wait_or_kill(p):
+        try:
+            p.wait(20)
+        except subprocess.TimeoutExpired:
+            p.kill()
+            p.wait()
 
     def apply(self, path, edits):
         """The file's text as it was, or None when an edit does not apply."""
@@ -193,6 +228,7 @@ def main():
     args.add_argument('root', nargs='?', default=ROOT)
     a = args.parse_args()
     mutations = [m for m in MUTATIONS if re.search(a.only, m[0])]
+    adopt_orphans()
     copy = Copy(a.root, a.jobs)
     bad = 0
     try:
