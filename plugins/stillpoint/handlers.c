@@ -112,6 +112,7 @@ link_hello(struct link_call *call, const struct link_hello_args *arg,
 {
 	AUTO(link_hello_free) struct link_hello *h = calloc(1, sizeof *h);
 
+	PARK("link.hello");
 	if (arg->version != LINK_VERSION)
 		return err_set(e, ERR_GENERIC, 0,
 			       "link version %" PRIu32 ", and we speak %u",
@@ -346,7 +347,13 @@ node_opened(struct link_call *call)
 	struct link_node_opened ret = { 0 };
 	struct node *n = NULL;
 
-	if (op->image && table_node(t, op->arg->node))
+	/* Who asked for it is gone.  His successor was not told of it, and opens
+	 * it anew.
+	 */
+	if (!link_call_is_current(call))
+		(void)err_set(&op->e, ERR_GENERIC, 0, "nobody waits for '%s'",
+			      op->arg->node);
+	else if (op->image && table_node(t, op->arg->node))
 		(void)err_set(&op->e, ERR_GENERIC, 0,
 			      "the data plane has a node '%s' already",
 			      op->arg->node);

@@ -145,6 +145,12 @@ link_call_add_fd(struct link_call *call, int fd)
 	return true;
 }
 
+bool
+link_call_is_current(const struct link_call *call)
+{
+	return call->generation == call->server->generation;
+}
+
 static void
 end_and_send(struct link_call *call)
 {
@@ -153,7 +159,7 @@ end_and_send(struct link_call *call)
 		json_out_json(&call->out, call->id);
 	}
 	json_out_object_end(&call->out);
-	if (call->generation == call->server->generation)
+	if (link_call_is_current(call))
 		send_text(call->server, &call->out, call->fds, call->nfds);
 	call_free(call);
 }

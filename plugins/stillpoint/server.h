@@ -52,6 +52,9 @@ struct cut *server_cut(struct server *s);
 struct cut_stats *server_stats(struct server *s);
 unsigned server_listen_fds(const struct server *s);
 
+/* The connection that it came on is still there. */
+bool link_call_is_current(const struct link_call *call);
+
 /* @fd is duplicated.  False: no room. */
 bool link_call_add_fd(struct link_call *call, int fd);
 

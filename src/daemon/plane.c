@@ -404,6 +404,8 @@ on_connect(struct ev_loop *ev, ev_timer *w, int revents)
 static void
 start_connecting(struct plane *p)
 {
+	/* whoever is connected to from now on has done no wrong yet */
+	ev_timer_stop(p->d->loop.ev, &p->again);
 	p->waited = 0;
 	if (p->client || ev_is_active(&p->connect))
 		return;

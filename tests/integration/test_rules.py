@@ -402,3 +402,55 @@ def test_recover_rule_4_new_epochs_are_saved_before_guests_write(rig):
     rig.holds()
     rig.holds("never")
     rig.next_incremental_equals_the_disk()
+
+
+def far_disk(rig, dir):
+    """A disk whose image has a server, which may be frozen."""
+    far = rig.make_target("far")
+    far.file(os.path.join(dir, "far.raw"), 8 * M)
+    rig.q.cmd("blockdev-add", far.blockdev("far"))
+    rig.q.cmd("block-export-add", type="nbd", id="e-far", node_name="far",
+              name="far", writable=True)
+    return far
+
+
+def test_node_that_a_dead_daemon_asked_for_is_opened_anew(rig, dir):
+    """nbdkit is still opening it when the next daemon says hello: that one
+    was not told of it."""
+    rig.start()
+    far = far_disk(rig, dir)
+    far.freeze()
+    rig.server.wait_new_nbdkit(rig.server.kill9_nbdkit())
+    time.sleep(0.3)                         # it is told to open them
+    rig.kill_daemon()
+    rig.server.child = procs.Child(rig.server.argv(), mark=rig.server.mark,
+                                   stderr_path=rig.server.log)
+    procs.wait_until(lambda: "adopted nbdkit" in rig.server.child.stderr(),
+                     "the next daemon is there")
+    far.thaw()
+    procs.wait_until(rig.server._greets, "it is ready", 15)
+    rig.q = rig.server.qmp()
+    h = procs.wait_until(lambda: rig.guest("far"), "it is back", 15)
+    h.pwrite(b"2" * K, 5 * K)
+    rig.q.cmd("block-export-del", id="e-far", mode="hard")
+    rig.q.cmd("blockdev-del", node_name="far")
+    rig.next_incremental_equals_the_disk()
+
+
+def test_recovery_goes_on_after_an_nbdkit_that_died_at_hello(rig):
+    """The pause that follows such a death is over when the next nbdkit
+    answers; it must not cut that one off."""
+    rig.start(kill="link.hello", park="node.opening")
+    rig.write(3)
+    rig.arm(rig.park_file)
+    rig.arm()
+    rig.server.kill9_nbdkit()
+    rig.parked()
+    assert not os.path.exists(rig.kill_file)
+    time.sleep(1)                           # longer than the pause
+    rig.release()
+    rig.connect_guests()
+    assert "link to the data plane was closed" not in \
+        rig.server.child.stderr()
+    rig.holds()
+    rig.next_incremental_equals_the_disk()
