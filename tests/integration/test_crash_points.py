@@ -190,6 +190,7 @@ def test_transaction_rule_5_unanswered_cut_counts_for_every_bitmap(rig):
     procs.wait_until(lambda: rig.q.cmd("query-jobs") == [], "it failed")
     rig.holds()
     rig.holds("never")
+    rig.connect_guests()    # until its plugin is there, nbdkit dies with us
     rig.kill_daemon()                       # the registry knows it as well
     rig.server.kill9_nbdkit()
     rig.restart()
