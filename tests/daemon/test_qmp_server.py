@@ -25,18 +25,14 @@ OUT_HARD = 64 * MIB
 EVENT = 1000 * 1000     # bytes, of a large event
 STAND_IN = os.environ["STAND_IN"]
 SHUTTING_DOWN = "stillpointd is shutting down"
-
-
-# It has one thread, and with this sanitizer its large requests take minutes.
-pytestmark = pytest.mark.skipif(
-    os.environ.get("STILLPOINT_SANITIZER") == "tsan",
-    reason="there are no threads that could race")
+# what waiting is multiplied with: tests/sanitize
+PATIENCE = float(os.environ.get("STILLPOINT_PATIENCE", "1"))
 
 
 class Client:
     def __init__(self, path, negotiate=True):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
+        self.sock.settimeout(20 * PATIENCE)
         self.sock.connect(path)
         self.buffer = b""
         self.events = []
@@ -116,7 +112,7 @@ class Server:
         return self.log_path.read_text()
 
     def wait_log(self, text, timeout=10):
-        end = time.monotonic() + timeout
+        end = time.monotonic() + timeout * PATIENCE
         while text not in self.log():
             assert time.monotonic() < end, "no %r in: %s" % (text, self.log())
             assert self.process.poll() is None or text in self.log(), \
@@ -127,7 +123,7 @@ class Server:
         return Client(self.path, **kw)
 
     def wait_end(self):
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=20 * PATIENCE)
 
     def assert_memory_below(self, limit):
         """Resident memory; a sanitizer's own is too much to tell."""
@@ -149,7 +145,7 @@ def stop(server):
     if server.process.poll() is None:
         server.process.send_signal(signal.SIGTERM)
     try:
-        code = server.process.wait(timeout=20)
+        code = server.process.wait(timeout=20 * PATIENCE)
     except subprocess.TimeoutExpired:
         server.process.kill()
         server.process.wait()
@@ -298,7 +294,7 @@ def test_rule_1_input_is_not_read_while_a_command_is_executed(server):
     # What the kernel buffers, and no more.
     assert sent < 4 * MIB
     c.sock.setblocking(True)
-    c.sock.settimeout(20)
+    c.sock.settimeout(20 * PATIENCE)
     assert c.reply() == {"return": {}}
 
 
@@ -501,7 +497,7 @@ def test_rule_4_large_answers_use_up_a_turn(server):
 
 def wait_for_client(server):
     """A session, as soon as there is room for one."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 10 * PATIENCE
     while True:
         c = server.client(negotiate=False)
         if "QMP" in c.greeting:
@@ -513,7 +509,7 @@ def wait_for_client(server):
 
 
 def wait_sessions(watcher, n):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 10 * PATIENCE
     while watcher.cmd("test-sessions")["value"] != n:
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -564,7 +560,7 @@ def test_rule_5_requests_of_a_slow_reader_are_not_read(server):
     assert other.cmd("test-echo", value=1) == {"value": 1}
     # It reads again and gets everything.
     slow.sock.setblocking(True)
-    slow.sock.settimeout(20)
+    slow.sock.settimeout(20 * PATIENCE)
     for _ in range(50):
         assert len(slow.reply()["return"]["text"]) == 100000
 

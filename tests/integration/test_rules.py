@@ -69,7 +69,7 @@ def held_write(rig, data=b"w" * K, offset=20 * K):
 
 
 def must_end(h, cookie):
-    end = time.monotonic() + 20
+    end = time.monotonic() + procs.patience(20)
     while not h.aio_command_completed(cookie):
         assert time.monotonic() < end, "a write does not end"
         h.poll(200)

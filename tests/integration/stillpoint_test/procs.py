@@ -20,6 +20,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 MARK = "STILLPOINT_TEST_MARK"
 
 
+PATIENCE = float(os.environ.get("STILLPOINT_PATIENCE", "1"))
+
+
+def patience(seconds):
+    """How long to wait where programs are slow (tests/sanitize)."""
+    return seconds * PATIENCE
+
+
 def _die_with_parent():
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -62,6 +70,7 @@ def free_port():
 
 def wait_until(condition, what, timeout=10.0, step=0.01):
     """Return the first true value of condition(); fail after timeout."""
+    timeout = patience(timeout)
     end = time.monotonic() + timeout
     while True:
         value = condition()
@@ -112,20 +121,20 @@ class Child:
             self.popen.send_signal(number)
 
     def wait(self, timeout=10):
-        return self.popen.wait(timeout)
+        return self.popen.wait(patience(timeout))
 
     def stop(self, timeout=10):
         """SIGTERM, then SIGKILL; returns the exit status."""
         self.signal(signal.SIGTERM)
         try:
-            return self.popen.wait(timeout)
+            return self.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
             return self.popen.returncode
 
     def kill(self):
         self.signal(signal.SIGKILL)
-        self.popen.wait(10)
+        self.wait(10)
 
 
 def _environ_has(pid, mark):
@@ -231,6 +240,7 @@ class LineReader(threading.Thread):
 
     def wait_for(self, prefix, start=0, timeout=10.0):
         """The first line at or after index start with this prefix."""
+        timeout = patience(timeout)
         end = time.monotonic() + timeout
         with self.changed:
             while True:

@@ -9,6 +9,8 @@ import json
 import socket
 import time
 
+from .procs import patience
+
 
 class QmpError(Exception):
     """An error response of the server."""
@@ -35,7 +37,7 @@ def connect_socket(address, timeout=10.0):
         where = (host.strip("[]"), int(port))
     else:
         raise ValueError(address)
-    s.settimeout(timeout)
+    s.settimeout(patience(timeout))
     try:
         s.connect(where)
     except OSError:
@@ -105,8 +107,8 @@ class Qmp:
         if self._replies:
             return self._replies.pop(0)
         while True:
-            message = self._read_line(
-                self.timeout if timeout is None else timeout)
+            message = self._read_line(patience(
+                self.timeout if timeout is None else timeout))
             if "event" not in message:
                 return message
             self.events.append(message)
@@ -148,8 +150,8 @@ class Qmp:
     def wait_event(self, name, match=None, start=0, timeout=None):
         """The first event called name at or after position start whose data
         has all members of match."""
-        end = time.monotonic() + (self.timeout if timeout is None
-                                  else timeout)
+        end = time.monotonic() + patience(
+            self.timeout if timeout is None else timeout)
         while True:
             while start < len(self.events):
                 event = self.events[start]
@@ -179,7 +181,7 @@ class Qmp:
         """Collect events until none came for a while; returns all."""
         while True:
             n = len(self.events)
-            self._receive_event(quiet)
+            self._receive_event(patience(quiet))
             if len(self.events) == n:
                 return self.events
 

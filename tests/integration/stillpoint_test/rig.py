@@ -22,7 +22,7 @@ def put(h, data, offset):
     """A write that must end."""
     buf = nbd.Buffer.from_bytearray(bytearray(data))
     cookie = h.aio_pwrite(buf, offset)
-    end = time.monotonic() + 10
+    end = time.monotonic() + procs.patience(10)
     while not h.aio_command_completed(cookie):
         assert time.monotonic() < end, "a write does not end"
         h.poll(200)
