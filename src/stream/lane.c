@@ -146,10 +146,7 @@ drop_connection(struct lane *l)
 {
 	struct nbd_handle *h = steal(&l->h);
 
-	if (l->usable) {
-		l->usable = false;
-		stream_usable(l->s, -1);
-	}
+	(void)stream_usable(l, false);
 	if (!h)
 		return;
 	unwatch(l);
@@ -176,15 +173,14 @@ leave(struct lane *l)
 static void
 give_up(struct lane *l, const struct err *e)
 {
-	if (stream_usable(l->s, 0) > 0) {
+	l->state = LANE_RESTING;
+	if (stream_went_on(l->s) != l->went_on) /* this failure is an old one */
+		wake_at(l, stream_now());
+	else if (stream_usable(l, false) > 0)
 		log_warn("%s: goes on with a connection less: %s", l->s->o.name,
 			 e->msg);
+	else if (!stream_error(l->s, STREAM_TARGET, e))
 		leave(l);
-	} else if (stream_error(l->s, STREAM_TARGET, e)) {
-		l->state = LANE_RESTING;
-	} else {
-		leave(l);
-	}
 }
 
 static void
@@ -209,8 +205,7 @@ static void
 connected(struct lane *l)
 {
 	l->state = LANE_READY;
-	l->usable = true;
-	stream_usable(l->s, +1);
+	(void)stream_usable(l, true);
 	if (l->ever)
 		stream_reconnected(l->s);
 	l->ever = true;
@@ -225,6 +220,7 @@ begin_to_connect(struct lane *l)
 {
 	struct err e = ERR_INIT;
 
+	l->went_on = stream_went_on(l->s);
 	if (!remote_connect_begin(l->s->o.target->remote, &l->h, &e)) {
 		connect_failed(l, &e);
 		return;
@@ -249,11 +245,11 @@ step_start(struct lane *l)
 		begin_to_connect(l);
 }
 
-/* The connection was given up and the stream rested. */
+/* The connection was given up, and the stream rested. */
 static void
 step_resting(struct lane *l)
 {
-	if (stream_rests(l->s))
+	if (stream_went_on(l->s) == l->went_on || stream_rests(l->s))
 		return;
 	l->give_up_at = stream_now() + l->s->o.target->reconnect_ns;
 	begin_to_connect(l);
@@ -292,8 +288,7 @@ lane_lost(struct lane *l, int os)
 
 	unwatch(l);
 	nbd_close(steal(&l->h));
-	l->usable = false;
-	stream_usable(l->s, -1);
+	(void)stream_usable(l, false);
 	lane_abandon(l);
 	if (atomic_load(&l->s->stop)) {
 		leave(l);
@@ -313,6 +308,7 @@ lane_lost(struct lane *l, int os)
 		leave(l);
 		return;
 	}
+	l->went_on = stream_went_on(l->s);
 	if (stream_rests(l->s)) { /* it is not missed before that is over */
 		l->state = LANE_RESTING;
 		return;

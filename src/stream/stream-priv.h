@@ -72,7 +72,8 @@ enum lane_state {
 	LANE_CONNECTING, /* the handshake is under way */
 	LANE_READY,
 	LANE_WAITING, /* for the next try to connect */
-	LANE_RESTING, /* without a connection until the stream goes on */
+	LANE_RESTING, /* without a connection until the stream goes on after
+		       * an error or a pause; others may have one */
 	LANE_LEFT, /* nothing happens any more */
 };
 
@@ -92,13 +93,16 @@ struct lane {
 	/* The rest is the thread's. */
 	enum lane_state state;
 	struct nbd_handle *h; /* owned; NULL without a connection */
-	bool usable; /* can reach the target: counted in s->usable */
+	bool usable; /* can reach the target: counted in s->usable, and
+		      * written under s->lock */
 	bool ever; /* was connected before */
 	ev_io io;
 	int io_events;
 	ev_timer timer;
 	uint64_t wake_at; /* when the timer runs; 0: it does not */
 	uint64_t connect_until, give_up_at, next_try; /* while not READY */
+	uint64_t went_on; /* s->went_on when it lost its connection, or last
+			   * began to connect */
 
 	struct piece pieces[LANE_PIECES];
 	struct piece *free;
@@ -152,6 +156,7 @@ struct stream {
 	bool draining; /* stream_drain was called */
 	bool last_round; /* of a plan that follows */
 	enum trouble trouble;
+	uint64_t went_on; /* how often it did, after trouble or a pause */
 	enum stream_side trouble_side;
 	struct err trouble_error;
 	struct stream_result result;
@@ -214,6 +219,8 @@ bool stream_error(struct stream *s, enum stream_side side, const struct err *e);
  * that is over.
  */
 bool stream_rests(struct stream *s);
+/* How often that was over. */
+uint64_t stream_went_on(struct stream *s);
 
 /* Loop; before the first lane starts, and when all have ended. */
 void stream_trouble_init(struct stream *s);
@@ -227,8 +234,8 @@ void stream_maybe_finish(struct stream *s);
 /* Start the other lanes that are worth it (first lane's thread). */
 void stream_start_lanes(struct stream *s);
 
-/* A lane gained (+1) or lost (-1) its connection; returns how many have one. */
-unsigned stream_usable(struct stream *s, int by);
+/* @l has a connection from now on, or none; returns how many have one. */
+unsigned stream_usable(struct lane *l, bool usable);
 void stream_reconnected(struct stream *s);
 
 /* The last thing that a lane's thread does. */

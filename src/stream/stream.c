@@ -166,7 +166,8 @@ look_locked(struct stream *s)
 
 /* Nothing is left of what was found: is it time to look again?  TAKE_WORK: it
  * is.  A guest's write must not wait for us and should not pay for waking us,
- * so we look from time to time, at one number; one lane does.
+ * so we look from time to time, at one number; the first lane does, and others
+ * while it has no connection.
  */
 static enum take
 follow_locked(struct stream *s, const struct lane *l, uint64_t *later)
@@ -185,7 +186,7 @@ follow_locked(struct stream *s, const struct lane *l, uint64_t *later)
 		plan_rewind(&s->plan);
 		return TAKE_WORK;
 	}
-	if (l->number > 0)
+	if (l->number > 0 && s->lanes[0].usable)
 		return TAKE_WAIT;
 	*later = stream_now() + FOLLOW_NS;
 	return TAKE_LATER;
@@ -327,12 +328,17 @@ stream_give_back_ranges(struct stream *s, struct ranges *r)
 }
 
 unsigned
-stream_usable(struct stream *s, int by)
+stream_usable(struct lane *l, bool usable)
 {
+	struct stream *s = l->s;
 	unsigned n;
 
 	mtx_lock(&s->lock);
-	s->usable = (unsigned)((int)s->usable + by);
+	if (usable && !l->usable)
+		s->usable++;
+	else if (!usable && l->usable)
+		s->usable--;
+	l->usable = usable;
 	n = s->usable;
 	if (n > s->result.lanes)
 		s->result.lanes = n;

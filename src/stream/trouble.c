@@ -30,6 +30,7 @@ static void
 over_locked(struct stream *s)
 {
 	s->trouble = TROUBLE_NONE;
+	s->went_on++;
 	stream_kick_all_locked(s);
 }
 
@@ -60,6 +61,17 @@ stream_rests(struct stream *s)
 	rests = s->pausing || s->trouble != TROUBLE_NONE;
 	mtx_unlock(&s->lock);
 	return rests;
+}
+
+uint64_t
+stream_went_on(struct stream *s)
+{
+	uint64_t n;
+
+	mtx_lock(&s->lock);
+	n = s->went_on;
+	mtx_unlock(&s->lock);
+	return n;
 }
 
 static void
@@ -138,6 +150,7 @@ stream_resume(struct stream *s)
 	/* what is still to be asked about is asked about */
 	if (s->trouble == TROUBLE_RESTING)
 		s->trouble = TROUBLE_NONE;
+	s->went_on++;
 	stream_kick_all_locked(s);
 	mtx_unlock(&s->lock);
 }

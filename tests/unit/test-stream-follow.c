@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/bits.h"
 #include "step.h"
 #include "stream-rig.h"
+#include "stream/target-priv.h"
 
 #define MB  (UINT64_C(1) << 20)
 #define K64 UINT64_C(65536)
@@ -308,6 +310,43 @@ without_a_view_there_is_nothing_to_follow(void **state)
 		     "There is nothing to follow");
 }
 
+/* --- over several connections --------------------------------------------------- */
+
+static int
+set_up_server(void **state)
+{
+	struct rig *r = *state = rig_new();
+
+	step_reset();
+	rig_source(r, 32 * MB);
+	rig_fill(r, 0, r->size, OLD);
+	rig_view(r);
+	r->o.follow = true;
+	(void)captive_open(&r->server, "disk", r->size);
+	NBDKIT(r, "file", "@/disk");
+	rig_open_target(r);
+	return 0;
+}
+
+/* The first lane, which looks after guests for all, loses its connection. */
+static void
+another_lane_looks_when_the_first_cannot(void **state)
+{
+	struct rig *r = *state;
+	int fd = nbd_aio_get_fd(r->target->idle);
+
+	rig_start(r);
+	rig_run_ms(r, 300);
+	overwrite(r, 0);
+	wait_for_done(r, 0);
+	assert_int_equal(shutdown(fd, SHUT_RDWR), 0);
+	rig_run_ms(r, 300);
+	overwrite(r, 8 * MB);
+	wait_for_done(r, 8 * MB);
+	drain(r);
+	assert_true(stream_result(r->stream)->lanes > 1);
+}
+
 int
 main(void)
 {
@@ -324,6 +363,9 @@ main(void)
 		T(a_cancel_ends_it_without_more),
 		T(a_view_that_is_given_up_ends_it),
 		T(without_a_view_there_is_nothing_to_follow),
+		cmocka_unit_test_setup_teardown(
+			another_lane_looks_when_the_first_cannot, set_up_server,
+			tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -325,6 +325,33 @@ a_lost_connection_is_made_again_after_resume(void **state)
 	assert_whole(r);
 }
 
+/* Not just the one that was the last to notice. */
+static void
+all_connections_are_made_again_after_resume(void **state)
+{
+	struct rig *r = *state;
+	const struct stream_result *res;
+
+	all_data(r, 64 * MB);
+	(void)captive_open(&r->server, "disk", r->size);
+	owner.answer = STREAM_HOLD;
+	NBDKIT(r, "--filter=delay", "file", "@/disk", "wdelay=40ms");
+	rig_open_target(r);
+	rig_start(r);
+	rig_run_until_offset(r, 4 * MB);
+	captive_kill(&r->server);
+	while (!owner.asked)
+		rig_run_ms(r, 10);
+	rig_run_ms(r, 100);
+	captive_restart(&r->server);
+	stream_resume(r->stream);
+	rig_wait(r);
+	assert_whole(r);
+	res = stream_result(r->stream);
+	assert_true(res->lanes > 1);
+	assert_int_equal(res->reconnects, res->lanes);
+}
+
 static void
 reconnecting_comes_before_the_owner(void **state)
 {
@@ -461,6 +488,7 @@ main(void)
 		T(tries_become_rare_while_nothing_succeeds),
 		T(a_view_that_was_given_up_is_not_asked_about),
 		T(a_lost_connection_is_made_again_after_resume),
+		T(all_connections_are_made_again_after_resume),
 		T(reconnecting_comes_before_the_owner),
 		T(a_connection_that_is_lost_in_a_pause_is_no_error),
 		T(rule_9_a_stream_that_rests_hands_out_nothing),
