@@ -29,15 +29,19 @@ tell_failure(struct export *x, struct link_events *to)
 }
 
 static void
-tell_crossed(struct block *b, struct link_events *to)
+tell_layers(struct block *b, struct link_events *to)
 {
-	uint64_t threshold, by;
+	uint64_t threshold, by, at;
+	const char *what;
 	struct block *c;
+	bool fatal;
 
 	if (b->node && block_take_crossed(b, &threshold, &by))
 		link_event_threshold_crossed(to, b->node, threshold, by);
+	if (b->node && block_take_damage(b, &what, &at, &fatal))
+		link_event_image_damaged(to, b->node, what, at, fatal);
 	for (unsigned i = 0; (c = block_child(b, i)); i++)
-		tell_crossed(c, to);
+		tell_layers(c, to);
 }
 
 int
@@ -48,7 +52,7 @@ notices_tell(struct table *t, struct link_events *to)
 	for (struct export *x = t->exports; x; x = x->next)
 		again = sooner(again, tell_failure(x, to));
 	for (struct node *n = t->nodes; n; n = n->next)
-		tell_crossed(n->image, to);
+		tell_layers(n->image, to);
 	return again;
 }
 

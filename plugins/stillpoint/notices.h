@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What stillpointd is told without having asked: failed requests and crossed
- * thresholds.  The link's thread looks for them when it was woken, so that
+ * What stillpointd is told without having asked: failed requests, crossed
+ * thresholds and damaged images.  The link's thread looks for them when it was woken, so that
  * nobody queues anything and memory is bounded.  Link thread only.
  */
 #ifndef PLUGIN_NOTICES_H

@@ -82,6 +82,28 @@ block_take_crossed(struct block *b, uint64_t *threshold, uint64_t *by)
 	return *threshold != 0;
 }
 
+void
+block_damaged(struct block *b, const char *what, uint64_t at, bool fatal)
+{
+	b->damage.at = at;
+	b->damage.fatal = fatal;
+	atomic_store(&b->damage.what, what);
+	if (b->high.fn)
+		b->high.fn(b->high.opaque);
+}
+
+bool
+block_take_damage(struct block *b, const char **what, uint64_t *at, bool *fatal)
+{
+	*what = atomic_load(&b->damage.what);
+	if (!*what)
+		return false;
+	*at = b->damage.at;
+	*fatal = b->damage.fatal;
+	atomic_store(&b->damage.what, NULL);
+	return true;
+}
+
 /* --- requests ---------------------------------------------------------------- */
 
 int

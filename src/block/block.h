@@ -110,11 +110,22 @@ struct block_high {
 	void *opaque;
 };
 
+/* What is wrong with the image itself; see block_damaged.  Zeroes in the
+ * beginning.
+ */
+struct block_damage {
+	_Atomic(const char *)
+		what; /* borrowed, lives for ever; NULL: nothing */
+	uint64_t at;
+	bool fatal;
+};
+
 /* Drivers embed this as their first member; others read its fields only. */
 struct block {
 	const struct block_ops *ops;
 	char *node; /* owned by block_free: the node's name, or NULL */
 	struct block_high high;
+	struct block_damage damage;
 	uint64_t size; /* bytes, a multiple of 512 */
 	uint32_t min_block; /* request alignment: 1 or a power of two */
 	uint32_t pref_block; /* preferred request size */
@@ -203,6 +214,15 @@ void block_set_threshold(struct block *b, uint64_t threshold,
 /* Is there one to tell about?  It is taken. */
 bool block_take_crossed(struct block *b, uint64_t *threshold, uint64_t *by);
 
+/* A driver found its metadata damaged: @what (a literal) at offset @at of the
+ * file.  @fatal: no more writes.  Once for each open image.  Whoever set the
+ * threshold is woken.
+ */
+void block_damaged(struct block *b, const char *what, uint64_t at, bool fatal);
+/* Is there damage to tell about?  It is taken. */
+bool block_take_damage(struct block *b, const char **what, uint64_t *at,
+		       bool *fatal);
+
 /* --- file: regular files and host block devices ------------------------- */
 
 struct block_file_options {
@@ -246,6 +266,10 @@ struct block_nbd_options {
 	const char *unix_path; /* or NULL: host and port */
 	const char *host, *port;
 	const char *export_name; /* "" is the default export */
+	/* What block_extent() says instead of what is allocated: bits of this
+	 * metadata context of the server's, or NULL.  1 becomes BLOCK_HOLE.
+	 */
+	const char *context;
 	bool tls;
 	const char *tls_certificates; /* directory, or NULL */
 	const char *tls_psk_file; /* or NULL */

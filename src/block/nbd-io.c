@@ -196,7 +196,7 @@ on_extent(void *opaque, const char *context, uint64_t off, uint32_t *entry,
 	struct remote_request *rq = opaque;
 
 	(void)error;
-	if (strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0 ||
+	if (strcmp(context, remote_context(rq->io->remote)) != 0 ||
 	    off != rq->off || n < 2)
 		return 0;
 	rq->run_len = 0;

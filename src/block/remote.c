@@ -42,6 +42,7 @@ copy_options(struct block_nbd_options *to, const struct block_nbd_options *o)
 	ok &= copy_string(&to->port, o->port);
 	ok &= copy_string(&to->export_name,
 			  o->export_name ? o->export_name : "");
+	ok &= copy_string(&to->context, o->context);
 	ok &= copy_string(&to->tls_certificates, o->tls_certificates);
 	ok &= copy_string(&to->tls_psk_file, o->tls_psk_file);
 	ok &= copy_string(&to->tls_username, o->tls_username);
@@ -110,6 +111,7 @@ remote_free(struct remote *r)
 	free((char *)r->o.host);
 	free((char *)r->o.port);
 	free((char *)r->o.export_name);
+	free((char *)r->o.context);
 	free((char *)r->o.tls_certificates);
 	free((char *)r->o.tls_psk_file);
 	free((char *)r->o.tls_username);
@@ -122,6 +124,12 @@ const char *
 remote_address(const struct remote *r)
 {
 	return r->address;
+}
+
+const char *
+remote_context(const struct remote *r)
+{
+	return r->o.context ? r->o.context : LIBNBD_CONTEXT_BASE_ALLOCATION;
 }
 
 /* Drop "nbd_some_call: " in front of a message of libnbd. */
@@ -195,8 +203,9 @@ check_authority(const struct remote *r, struct err *e)
  * the server's minimum block.  Buffers of reads are ours to trust.
  */
 static int
-set_up(const struct block_nbd_options *o, struct nbd_handle *h)
+set_up(const struct remote *r, struct nbd_handle *h)
 {
+	const struct block_nbd_options *o = &r->o;
 	uint32_t strict = nbd_get_strict_mode(h);
 
 	if (nbd_set_strict_mode(h, strict & ~(uint32_t)LIBNBD_STRICT_ALIGN) ==
@@ -204,7 +213,7 @@ set_up(const struct block_nbd_options *o, struct nbd_handle *h)
 		return -1;
 	if (nbd_set_pread_initialize(h, false) == -1)
 		return -1;
-	if (nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == -1)
+	if (nbd_add_meta_context(h, remote_context(r)) == -1)
 		return -1;
 	if (nbd_set_export_name(h, o->export_name) == -1)
 		return -1;
@@ -225,7 +234,7 @@ remote_connect_begin(const struct remote *r, struct nbd_handle **out,
 		remote_connect_error(r, e);
 		return false;
 	}
-	n = set_up(&r->o, h);
+	n = set_up(r, h);
 	if (n == 0)
 		n = r->o.unix_path
 			    ? nbd_aio_connect_unix(h, r->o.unix_path)
@@ -331,9 +340,12 @@ remote_get_info(const struct remote *r, struct nbd_handle *h,
 		.can_cache = nbd_can_cache(h) > 0,
 		.can_multi_conn = nbd_can_multi_conn(h) > 0,
 		.has_allocation =
-			nbd_can_meta_context(
-				h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0,
+			nbd_can_meta_context(h, remote_context(r)) > 0,
 	};
+	if (r->o.context && !info->has_allocation)
+		return err_set(e, ERR_GENERIC, 0,
+			       "requested x-dirty-bitmap %s not found",
+			       r->o.context);
 	if (!is_pow2(info->min_block))
 		info->min_block = 1;
 	if (info->max_block == 0 || info->max_block > DEFAULT_MAX_BLOCK)

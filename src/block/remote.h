@@ -26,7 +26,7 @@ struct remote_info {
 	bool read_only, rotational;
 	bool can_flush, can_zero, can_fast_zero, can_trim, can_cache;
 	bool can_multi_conn;
-	bool has_allocation; /* base:allocation was agreed upon */
+	bool has_allocation; /* remote_context() was agreed upon */
 };
 
 struct remote;
@@ -42,6 +42,9 @@ DEFINE_CLEANUP(struct remote, remote_free);
 
 /* "host:port" or the path of the socket; borrowed from @r. */
 const char *remote_address(const struct remote *r);
+
+/* The metadata context that is asked for; borrowed from @r. */
+const char *remote_context(const struct remote *r);
 
 /* Begin to connect without waiting (a host name is resolved at once, which
  * may block).  *out is owned by the caller: nbd_close().  Drive it with
@@ -59,7 +62,9 @@ bool remote_connect(const struct remote *r, struct nbd_handle **out,
  */
 bool remote_connect_error(const struct remote *r, struct err *e);
 
-/* After a connection was made. */
+/* After a connection was made.  A context that was asked for and is not there
+ * is QEMU's error, "requested x-dirty-bitmap X not found".
+ */
 bool remote_get_info(const struct remote *r, struct nbd_handle *h,
 		     struct remote_info *info, struct err *e) MUST_CHECK;
 

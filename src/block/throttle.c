@@ -10,11 +10,6 @@
 #include "base/bits.h"
 #include "base/mtx.h"
 
-/* How full a bucket is, in units; it leaks avg (burst: max) in a second. */
-struct level {
-	double units, burst;
-};
-
 struct throttle;
 
 struct group {
@@ -23,9 +18,7 @@ struct group {
 	unsigned refs; /* the images; table.lock */
 	struct mtx lock; /* LOCK_THROTTLE: all below */
 	pthread_cond_t changed;
-	struct throttle_config limits;
-	struct level level[THROTTLE_BUCKETS];
-	uint64_t now; /* of the levels, in nanoseconds */
+	struct buckets buckets;
 	struct throttle *members; /* borrowed */
 	struct throttle *turn[2]; /* who goes next; NULL: whoever comes */
 };
@@ -38,6 +31,7 @@ struct throttle {
 	struct block block;
 	struct block *file; /* owned */
 	struct group *group; /* a reference */
+	struct group *next_group; /* block_throttle_prepare: one, or NULL */
 	bool outside;
 	struct throttle *next; /* in the group; group->lock */
 	unsigned all; /* nobody waits; group->lock */
@@ -110,8 +104,6 @@ throttle_config_check(const struct throttle_config *l, struct err *e)
 	return true;
 }
 
-/* --- buckets -------------------------------------------------------------------- */
-
 static uint64_t
 now_ns(void)
 {
@@ -119,85 +111,6 @@ now_ns(void)
 
 	(void)clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-static double
-drained(double units, uint64_t rate, double seconds)
-{
-	double left = units - (double)rate * seconds;
-
-	return left > 0 ? left : 0;
-}
-
-static void
-leak(struct group *g) NEEDS(g->lock)
-{
-	uint64_t now = now_ns();
-	double seconds = (double)(now - g->now) / 1e9;
-
-	g->now = now;
-	for (int i = 0; i < THROTTLE_BUCKETS; i++) {
-		struct level *v = &g->level[i];
-		const struct throttle_limit *l = &g->limits.of[i];
-
-		v->units = drained(v->units, l->avg, seconds);
-		v->burst = drained(v->burst, l->max, seconds);
-	}
-}
-
-/* Seconds until a bucket has room again. */
-static double
-bucket_wait(const struct throttle_limit *l, const struct level *v)
-{
-	double room = l->max ? (double)l->max * (double)l->length
-			     : (double)l->avg / 10;
-
-	if (!l->avg)
-		return 0;
-	if (v->units > room)
-		return (v->units - room) / (double)l->avg;
-	room = (double)l->max / 10;
-	if (l->length > 1 && v->burst > room)
-		return (v->burst - room) / (double)l->max;
-	return 0;
-}
-
-/* The three buckets of one direction are total and its own. */
-static const enum throttle_bucket own[2][4] = {
-	{ THROTTLE_BPS_TOTAL, THROTTLE_BPS_READ, THROTTLE_OPS_TOTAL,
-	  THROTTLE_OPS_READ },
-	{ THROTTLE_BPS_TOTAL, THROTTLE_BPS_WRITE, THROTTLE_OPS_TOTAL,
-	  THROTTLE_OPS_WRITE },
-};
-
-static double
-group_wait(struct group *g, bool write) NEEDS(g->lock)
-{
-	double longest = 0;
-
-	leak(g);
-	for (int i = 0; i < 4; i++) {
-		enum throttle_bucket k = own[write][i];
-		double s = bucket_wait(&g->limits.of[k], &g->level[k]);
-
-		longest = s > longest ? s : longest;
-	}
-	return longest;
-}
-
-static void
-account(struct group *g, bool write, uint64_t len) NEEDS(g->lock)
-{
-	uint64_t size = g->limits.ops_size;
-	double ops = size && len > size ? (double)len / (double)size : 1;
-
-	for (int i = 0; i < 4; i++) {
-		struct level *v = &g->level[own[write][i]];
-		double units = i < 2 ? (double)len : ops;
-
-		v->units += units;
-		v->burst += units;
-	}
 }
 
 /* --- waiting ---------------------------------------------------------------------- */
@@ -226,7 +139,8 @@ must_wait(struct group *g, struct throttle *t, const struct waiter *w,
 		return -1;
 	if (!g->turn[write])
 		g->turn[write] = t;
-	return g->turn[write] == t ? group_wait(g, write) : -1;
+	return g->turn[write] == t ? buckets_wait(&g->buckets, now_ns(), write)
+				   : -1;
 }
 
 static void
@@ -248,7 +162,7 @@ wait_turn(struct throttle *t, bool write, uint64_t len)
 					  (unsigned)(s > 1 ? 1000 : s * 1e3) +
 						  1);
 	}
-	account(g, write, len);
+	buckets_pour(&g->buckets, write, len);
 	for (p = &t->queue[write]; *p != &w; p = &(*p)->next)
 		;
 	*p = w.next;
@@ -410,7 +324,7 @@ group_new(const char *name)
 	}
 	mtx_init(&g->lock, LOCK_THROTTLE);
 	cond_init(&g->changed);
-	g->now = now_ns();
+	g->buckets.now = now_ns();
 	return g;
 }
 
@@ -458,8 +372,7 @@ static void
 group_limit(struct group *g, const struct throttle_config *l)
 {
 	mtx_lock(&g->lock);
-	leak(g);
-	g->limits = *l;
+	buckets_set(&g->buckets, now_ns(), l);
 	(void)pthread_cond_broadcast(&g->changed);
 	mtx_unlock(&g->lock);
 }
@@ -481,10 +394,21 @@ throttle_group_set(const char *name, const struct throttle_config *l)
 	group_put(g);
 }
 
+/* --- membership ----------------------------------------------------------------------- */
+
 static void
-throttle_free(struct block *b)
+join(struct throttle *t, struct group *g)
 {
-	struct throttle *t = to_throttle(b);
+	t->group = g;
+	mtx_lock(&g->lock);
+	t->next = g->members;
+	g->members = t;
+	mtx_unlock(&g->lock);
+}
+
+static void
+leave(struct throttle *t)
+{
 	struct group *g = t->group;
 	struct throttle **p;
 
@@ -498,6 +422,46 @@ throttle_free(struct block *b)
 	(void)pthread_cond_broadcast(&g->changed);
 	mtx_unlock(&g->lock);
 	group_put(g);
+}
+
+bool
+block_throttle_prepare(struct block *b, const char *group, struct err *e)
+{
+	struct throttle *t = to_throttle(b);
+	struct group *g = group_get(group);
+
+	if (!g)
+		return err_set(e, ERR_GENERIC, ENOMEM,
+			       "cannot join throttle group '%s'", group);
+	if (t->next_group)
+		group_put(t->next_group);
+	t->next_group = g;
+	return true;
+}
+
+void
+block_throttle_regroup(struct block *b, const struct throttle_config *l)
+{
+	struct throttle *t = to_throttle(b);
+	struct group *g = steal(&t->next_group);
+
+	group_limit(g, l);
+	if (g == t->group) {
+		group_put(g);
+		return;
+	}
+	leave(t);
+	join(t, g);
+}
+
+static void
+throttle_free(struct block *b)
+{
+	struct throttle *t = to_throttle(b);
+
+	if (t->next_group)
+		group_put(t->next_group);
+	leave(t);
 	block_free(t->file);
 	free(t);
 }
@@ -527,20 +491,18 @@ block_throttle_open(struct block *file, const char *group,
 {
 	AUTO(block_free) struct block *below = file;
 	AUTO(free) struct throttle *t = calloc(1, sizeof *t);
+	struct group *g;
 
 	if (!throttle_config_check(l, e))
 		return false;
-	if (!t || !(t->group = group_get(group)))
+	if (!t || !(g = group_get(group)))
 		return err_set(e, ERR_GENERIC, ENOMEM, "cannot open throttle");
-	group_limit(t->group, l);
+	group_limit(g, l);
 	block_inherit(&t->block, below);
 	t->block.ops = &throttle_ops;
 	t->block.cluster = below->cluster;
 	t->file = steal(&below);
-	mtx_lock(&t->group->lock);
-	t->next = t->group->members;
-	t->group->members = t;
-	mtx_unlock(&t->group->lock);
+	join(t, g);
 	*out = &steal(&t)->block;
 	return true;
 }

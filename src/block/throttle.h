@@ -18,29 +18,7 @@
 #define BLOCK_THROTTLE_H
 
 #include "block/block.h"
-
-/* QEMU's limits, and its largest value for each of them. */
-enum throttle_bucket {
-	THROTTLE_BPS_TOTAL,
-	THROTTLE_BPS_READ,
-	THROTTLE_BPS_WRITE,
-	THROTTLE_OPS_TOTAL,
-	THROTTLE_OPS_READ,
-	THROTTLE_OPS_WRITE,
-	THROTTLE_BUCKETS
-};
-#define THROTTLE_MAX_VALUE UINT64_C(1000000000000000)
-
-struct throttle_limit {
-	uint64_t avg; /* units per second; 0: no limit */
-	uint64_t max; /* in a burst; 0: no burst */
-	uint64_t length; /* of a burst, in seconds; at least 1 */
-};
-
-struct throttle_config {
-	struct throttle_limit of[THROTTLE_BUCKETS];
-	uint64_t ops_size; /* longer requests count as several; 0: as one */
-};
+#include "block/buckets.h"
 
 /* May a group have these limits?  QEMU's messages. */
 bool throttle_config_check(const struct throttle_config *l, struct err *e)
@@ -55,6 +33,13 @@ void throttle_group_set(const char *name, const struct throttle_config *l);
 bool block_throttle_open(struct block *file, const char *group,
 			 const struct throttle_config *l, struct block **out,
 			 struct err *e) MUST_CHECK;
+
+/* Another group, in two steps: the first one may fail, and the second one takes
+ * the group of the last first one.  Nobody is inside for the second one.
+ */
+bool block_throttle_prepare(struct block *b, const char *group, struct err *e)
+	MUST_CHECK;
+void block_throttle_regroup(struct block *b, const struct throttle_config *l);
 
 /* --- waiting outside ------------------------------------------------------- */
 

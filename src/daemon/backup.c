@@ -14,6 +14,7 @@
 #include "base/bits.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
+#include "daemon/damage.h"
 #include "daemon/filters.h"
 #include "daemon/pending.h"
 #include "daemon/plane.h"
@@ -71,6 +72,14 @@ tell_error(struct backup *b, enum stream_side side, enum blockdev_on_error on,
 			 os);
 }
 
+/* What failed may have failed because of an image that is damaged. */
+static void
+look_for_damage(struct backup *b)
+{
+	damage_look(b->job.d, b->view->image);
+	damage_look(b->job.d, target_block(b->to.target));
+}
+
 static enum stream_action
 on_stream_error(struct stream *s, enum stream_side side, const struct err *e,
 		void *opaque)
@@ -80,6 +89,7 @@ on_stream_error(struct stream *s, enum stream_side side, const struct err *e,
 		side == STREAM_SOURCE ? b->on_source_error : b->on_target_error;
 
 	(void)s;
+	look_for_damage(b);
 	/* it was cancelled: nothing is worth resting or trying for */
 	if (b->draining)
 		on = BLOCKDEV_ON_ERROR_REPORT;
@@ -145,6 +155,7 @@ on_stream_done(struct stream *s, void *opaque)
 	struct err *e = &b->end_error;
 
 	stream_progress(s, &b->offset, &b->len);
+	look_for_damage(b);
 	if (!err_is_set(&r->error)) {
 		log_debug("job '%s': %" PRIu64 " bytes sent, %" PRIu64
 			  " zeroed, %" PRIu64 " requests, %u lanes",

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "daemon/children.h"
 
-#include <stddef.h>
+#include <stdlib.h>
 
 const char *
 child_role_str(enum child_role role)
@@ -77,4 +77,28 @@ children_option(const struct blockdev_options *o, enum child_role role,
 	else
 		out->definition = r->u.definition;
 	return true;
+}
+
+void
+children_define(struct blockdev_options *o, enum child_role role,
+		struct blockdev_options *definition)
+{
+	struct blockdev_ref_or_null *b = (void *)backing(o);
+	struct blockdev_ref *r = (void *)find(o, role);
+
+	if (role == CHILD_BACKING) {
+		if (b->type == JSON_STRING)
+			free(b->u.reference);
+		else if (b->type == JSON_OBJECT)
+			blockdev_options_free(b->u.definition);
+		b->type = JSON_OBJECT;
+		b->u.definition = definition;
+		return;
+	}
+	if (r->type == JSON_STRING)
+		free(r->u.reference);
+	else
+		blockdev_options_free(r->u.definition);
+	r->type = JSON_OBJECT;
+	r->u.definition = definition;
 }

@@ -35,4 +35,10 @@ bool children_option(const struct blockdev_options *o, enum child_role role,
 bool children_say_nothing(const struct blockdev_options *o,
 			  enum child_role role);
 
+/* @o says of the child in @role how to open it; @definition is consumed.  It
+ * said something of it before.
+ */
+void children_define(struct blockdev_options *o, enum child_role role,
+		     struct blockdev_options *definition);
+
 #endif

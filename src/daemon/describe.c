@@ -96,6 +96,7 @@ describe_nbd(const struct node *n)
 		to->port = xstrdup(o->server->u.inet->port);
 	}
 	to->export = xstrdup(o->export ? o->export : "");
+	to->context = maybe(o->x_dirty_bitmap);
 	to->tls_certificates = maybe(o->x_tls_certificates);
 	to->tls_psk_file = maybe(o->x_tls_psk_file);
 	to->tls_username = maybe(o->x_tls_username);

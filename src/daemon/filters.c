@@ -11,6 +11,7 @@
 
 struct filter {
 	struct filter *next; /* newest first */
+	uint64_t born; /* as node->born */
 	char *name; /* owned */
 	const struct job *job; /* borrowed */
 	const struct view_file *view; /* borrowed */
@@ -27,6 +28,7 @@ filter_new(struct graph *g, const char *name, struct job *j,
 	f->job = j;
 	f->view = view;
 	f->cluster = cluster;
+	f->born = ++g->births;
 	f->next = g->filters;
 	g->filters = f;
 	return f;
@@ -142,13 +144,16 @@ describe(const struct filter *f)
 }
 
 bool
-filters_describe(const struct graph *g, struct block_device_info_list *to,
-		 struct err *e)
+filters_describe(const struct graph *g, uint64_t from, uint64_t to,
+		 struct block_device_info_list *list, struct err *e)
 {
 	for (const struct filter *f = g->filters; f; f = f->next) {
-		struct block_device_info *i = describe(f);
+		struct block_device_info *i;
 
-		if (!i || !block_device_info_list_append(to, i))
+		if (f->born <= from || f->born >= to)
+			continue;
+		i = describe(f);
+		if (!i || !block_device_info_list_append(list, i))
 			return err_set(e, ERR_GENERIC, 0, "out of memory");
 	}
 	return true;

@@ -31,8 +31,11 @@ bool filter_exists(const struct graph *g, const char *name);
 bool filter_check(const struct graph *g, const char *name, struct err *e)
 	MUST_CHECK;
 
-/* Append them to the answer of query-named-block-nodes, newest first. */
-bool filters_describe(const struct graph *g, struct block_device_info_list *to,
-		      struct err *e) MUST_CHECK;
+/* Append those that came after @from and before @to to the answer of
+ * query-named-block-nodes, newest first.
+ */
+bool filters_describe(const struct graph *g, uint64_t from, uint64_t to,
+		      struct block_device_info_list *list, struct err *e)
+	MUST_CHECK;
 
 #endif

@@ -131,6 +131,7 @@ graph_name_check(struct graph *g, const char *node_name, struct err *e)
 void
 graph_add_node(struct graph *g, struct node *n)
 {
+	n->born = ++g->births;
 	n->next = g->nodes;
 	g->nodes = n;
 	for (int i = 0; i < CHILD_ROLES; i++)

@@ -60,6 +60,7 @@ struct bitmap {
 
 struct node {
 	struct node *next; /* newest first */
+	uint64_t born; /* when it came, among nodes and filters */
 	char *name; /* owned */
 	struct blockdev_options *options; /* owned: as they were given */
 	uint64_t size;
@@ -120,6 +121,7 @@ struct graph {
 	struct export *exports;
 	struct object *objects;
 	struct filter *filters; /* owned by their jobs; newest first */
+	uint64_t births; /* of nodes and filters */
 	_Atomic uint64_t next_id; /* for epochs, views, cuts; any thread */
 	_Atomic unsigned next_anonymous; /* for names of nodes without one;
 					  * any thread */

@@ -390,6 +390,9 @@ open_null(struct node *n, struct err *e)
 
 /* --- nbd ------------------------------------------------------------------------------ */
 
+/* The protocol's. */
+#define NBD_MAX_STRING 4096
+
 static bool
 open_nbd(struct daemon *d, struct node *n, struct err *e)
 {
@@ -404,11 +407,19 @@ open_nbd(struct daemon *d, struct node *n, struct err *e)
 			       "No TLS credentials with id '%s'", creds);
 	image = describe_node(n, NULL, &nfds);
 	i = image->u.nbd;
+	if (strlen(i->export) > NBD_MAX_STRING)
+		return err_set(e, ERR_GENERIC, 0,
+			       "export name too long to send to server");
+	if (i->context && strlen(i->context) > NBD_MAX_STRING)
+		return err_set(e, ERR_GENERIC, 0,
+			       "x-dirty-bitmap query too long to send to "
+			       "server");
 	o.server = (struct block_nbd_options){
 		.unix_path = i->path,
 		.host = i->host,
 		.port = i->port,
 		.export_name = i->export,
+		.context = i->context,
 		.tls = i->tls,
 		.tls_certificates = i->tls_certificates,
 		.tls_psk_file = i->tls_psk_file,
@@ -541,6 +552,9 @@ image_reopen(struct daemon *d, const struct node *now, struct node *then,
 	case BLOCKDEV_DRIVER_FILE:
 	case BLOCKDEV_DRIVER_HOST_DEVICE:
 		return reopen_file(d, now, then, e) && try_open(then, e);
+	case BLOCKDEV_DRIVER_QCOW2:
+		return cache_check(then->options->u.qcow2, e) &&
+		       try_open(then, e);
 	default: return try_open(then, e);
 	}
 }

@@ -35,10 +35,9 @@ bare_node(const struct blockdev_options *o, const char *name)
 	return n;
 }
 
-/* What a node that is opened along with its parent has from it. */
-static void
-inherit(struct blockdev_options *o, const struct blockdev_options *parent,
-	enum child_role role)
+void
+node_inherit(struct blockdev_options *o, const struct blockdev_options *parent,
+	     enum child_role role)
 {
 	const struct blockdev_cache_options *from = parent->cache;
 
@@ -77,10 +76,9 @@ name_check(const struct node_add *a, const char *name, struct err *e)
 	return graph_name_check(a->d->graph, name, e);
 }
 
-/* Rule 6 of graph.h.  Who only reads may share. */
-static bool
-reference_check(struct graph *g, const struct node *n, const char *parent,
-		enum child_role role, struct err *e)
+bool
+node_check_child(struct graph *g, const struct node *n, const char *parent,
+		 enum child_role role, struct err *e)
 {
 	const struct permission wanted = { .what = "write",
 					   .who = "node",
@@ -112,7 +110,7 @@ plan_reference(struct node_add *a, const char *name, const char *parent,
 			      "Cannot find device='' nor node-name='%s'", name);
 		return NULL;
 	}
-	if (!reference_check(a->d->graph, n, parent, role, e))
+	if (!node_check_child(a->d->graph, n, parent, role, e))
 		return NULL;
 	return n;
 }
@@ -162,7 +160,7 @@ plan(struct node_add *a, const struct blockdev_options *o,
 		return NULL;
 	n->above = parent;
 	if (parent)
-		inherit(n->options, parent->options, role);
+		node_inherit(n->options, parent->options, role);
 	if (!plan_children(a, n, depth, e) ||
 	    (o->node_name && !name_check(a, name, e)))
 		return NULL;
@@ -210,6 +208,17 @@ node_add_named(struct node_add *a, size_t at, enum child_role role,
 	a->n += sub.n;
 	free(sub.v);
 	return ok;
+}
+
+unsigned
+node_layers(const struct node *n)
+{
+	unsigned layers = 1;
+
+	for (int i = 0; i < CHILD_ROLES && layers <= NODE_MAX_LAYERS; i++)
+		if (n->child[i])
+			layers += node_layers(n->child[i]);
+	return layers;
 }
 
 /* Its children are open. */

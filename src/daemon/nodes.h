@@ -8,6 +8,21 @@
 
 #include "daemon/graph.h"
 
+/* What a node that is opened along with its parent has from it. */
+void node_inherit(struct blockdev_options *o,
+		  const struct blockdev_options *parent, enum child_role role);
+
+/* May a node called @parent have @n as a child?  Rule 6 of graph.h; who only
+ * reads may share.
+ */
+bool node_check_child(struct graph *g, const struct node *n, const char *parent,
+		      enum child_role role, struct err *e) MUST_CHECK;
+
+/* How many nodes a description of @n names; more than NODE_MAX_LAYERS are not
+ * counted to the end.
+ */
+unsigned node_layers(const struct node *n);
+
 struct node_add {
 	struct daemon *d; /* borrowed */
 	struct node **v; /* owned: children come before their parents */

@@ -12,6 +12,7 @@
 #include "base/park.h"
 #include "daemon/blockstats.h"
 #include "daemon/daemon.h"
+#include "daemon/damage.h"
 #include "daemon/guest-server.h"
 #include "daemon/recover.h"
 #include "daemon/supervisor.h"
@@ -220,7 +221,8 @@ on_event(void *opaque, const char *name, const struct json *data)
 
 	struct plane *p = opaque;
 
-	if (blockstats_event(p->d, name, data))
+	if (blockstats_event(p->d, name, data) ||
+	    damage_event(p->d, name, data))
 		return;
 	/* The stream that reads the view sees by itself that it broke. */
 	if (strcmp(name, "VIEW_BROKEN") == 0 && data &&

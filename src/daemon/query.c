@@ -181,16 +181,19 @@ qmp_query_named_block_nodes(struct qmp_call *call,
 {
 	struct daemon *d = qmp_call_opaque(call);
 	bool flat = arg->has_flat && arg->flat;
+	uint64_t last = UINT64_MAX;
 
-	if (!filters_describe(d->graph, ret, e))
-		return false;
 	for (const struct node *n = d->graph->nodes; n; n = n->next) {
-		struct block_device_info *i = describe_node(n, flat, e);
+		struct block_device_info *i;
 
+		if (!filters_describe(d->graph, n->born, last, ret, e))
+			return false;
+		last = n->born;
+		i = describe_node(n, flat, e);
 		if (!i || !block_device_info_list_append(ret, i))
 			return false;
 	}
-	return true;
+	return filters_describe(d->graph, 0, last, ret, e);
 }
 
 bool

@@ -78,12 +78,29 @@ describe_bitmaps(const struct bitmap *b, struct registry_bitmap_list *to)
 			registry_bitmap_list_append(to, describe_bitmap(b)));
 }
 
+/* With the options that nodes which go with @n have by now. */
+static struct blockdev_options *
+whole_options(const struct node *n)
+{
+	struct blockdev_options *o = blockdev_options_clone(n->options);
+
+	for (int i = 0; i < CHILD_ROLES; i++) {
+		enum child_role role = (enum child_role)i;
+		struct child_option said;
+
+		if (n->child[i] && !n->child[i]->monitor_owned &&
+		    children_option(o, role, &said))
+			children_define(o, role, whole_options(n->child[i]));
+	}
+	return o;
+}
+
 static struct registry_node *
 describe_node(const struct node *n)
 {
 	struct registry_node *r = xzalloc(sizeof *r);
 
-	r->options = blockdev_options_clone(n->options);
+	r->options = whole_options(n);
 	r->size = n->size;
 	r->identity = identity_of(n);
 	r->has_next_size = n->next_size != 0;
@@ -94,6 +111,29 @@ describe_node(const struct node *n)
 	return r;
 }
 
+static bool
+is_listed(const struct registry_node_list *l, const struct node *n)
+{
+	for (size_t i = 0; i < l->n; i++)
+		if (strcmp(l->v[i]->options->node_name, n->name) == 0)
+			return true;
+	return false;
+}
+
+/* A child is written before its parent, though blockdev-reopen may have made a
+ * younger node a child.
+ */
+static void
+describe_with_younger(const struct node *n, uint64_t born,
+		      struct registry_node_list *to)
+{
+	for (int i = 0; i < CHILD_ROLES; i++)
+		if (n->child[i])
+			describe_with_younger(n->child[i], born, to);
+	if (n->monitor_owned && n->born >= born && !is_listed(to, n))
+		xassert_memory(registry_node_list_append(to, describe_node(n)));
+}
+
 static void
 describe_nodes(const struct node *n, struct registry_node_list *to)
 {
@@ -101,7 +141,7 @@ describe_nodes(const struct node *n, struct registry_node_list *to)
 		return;
 	describe_nodes(n->next, to);
 	if (n->monitor_owned)
-		xassert_memory(registry_node_list_append(to, describe_node(n)));
+		describe_with_younger(n, n->born, to);
 }
 
 static void

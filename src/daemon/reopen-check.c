@@ -24,6 +24,17 @@ static const struct {
 	{ "offset", BLOCKDEV_DRIVER_RAW },
 	{ "size", BLOCKDEV_DRIVER_RAW },
 	{ "reconnect-delay", BLOCKDEV_DRIVER_NBD },
+	{ "throttle-group", BLOCKDEV_DRIVER_THROTTLE },
+	{ "cache-clean-interval", BLOCKDEV_DRIVER_QCOW2 },
+	{ "cache-size", BLOCKDEV_DRIVER_QCOW2 },
+	{ "l2-cache-entry-size", BLOCKDEV_DRIVER_QCOW2 },
+	{ "l2-cache-size", BLOCKDEV_DRIVER_QCOW2 },
+	{ "lazy-refcounts", BLOCKDEV_DRIVER_QCOW2 },
+	{ "overlap-check", BLOCKDEV_DRIVER_QCOW2 },
+	{ "pass-discard-other", BLOCKDEV_DRIVER_QCOW2 },
+	{ "pass-discard-request", BLOCKDEV_DRIVER_QCOW2 },
+	{ "pass-discard-snapshot", BLOCKDEV_DRIVER_QCOW2 },
+	{ "refcount-cache-size", BLOCKDEV_DRIVER_QCOW2 },
 };
 
 static bool
@@ -41,11 +52,9 @@ can_change(const struct blockdev_options *o, const char *name)
 static bool
 is_child(const struct blockdev_options *o, const char *name)
 {
-	struct child_option c;
-
 	for (int i = 0; i < CHILD_ROLES; i++)
 		if (strcmp(child_role_str((enum child_role)i), name) == 0 &&
-		    children_option(o, (enum child_role)i, &c))
+		    !children_say_nothing(o, (enum child_role)i))
 			return true;
 	return false;
 }
@@ -104,6 +113,8 @@ covered(const struct blockdev_options *o, const struct json *a,
 		if ((!prefix[0] && is_child(o, name)) || can_change(o, key))
 			continue;
 		if (json_type(x) == JSON_OBJECT) {
+			if (y && json_type(y) != JSON_OBJECT)
+				y = NULL;
 			(void)snprintf(key, sizeof key, "%s%s.", prefix, name);
 			if (!covered(o, x, y, key, missing, e))
 				return false;

@@ -9,6 +9,8 @@
 #include "daemon/daemon.h"
 #include "daemon/describe.h"
 #include "daemon/images.h"
+#include "daemon/nodes.h"
+#include "daemon/objects.h"
 #include "daemon/pending.h"
 #include "daemon/plane.h"
 #include "daemon/qmp-server.h"
@@ -22,8 +24,11 @@ struct change {
 	struct change *next;
 	struct node *node;
 	struct blockdev_options *options; /* owned */
+	struct throttle_config limits; /* of a throttle node's group */
+	struct node *child[CHILD_ROLES]; /* borrowed */
 	int fd; /* owned, or -1 */
 	uint64_t size;
+	uint32_t cluster;
 	bool read_only;
 };
 
@@ -44,18 +49,97 @@ static bool plan(struct reopening *r, struct node *n,
 		 const struct blockdev_options *then, struct err *e);
 
 static bool
-plan_child(struct reopening *r, struct node *n, enum child_role role,
-	   const struct blockdev_options *then, struct err *e)
+cannot_change(const char *option, const char *member, struct err *e)
 {
-	struct child_option c;
+	return err_set(e, ERR_GENERIC, 0, "Cannot change the option '%s%s'",
+		       option, member);
+}
 
-	if (!children_option(then, role, &c))
-		return true;
-	if (c.reference && strcmp(c.reference, n->child[role]->name) != 0)
+/* Nobody has read, or is going to read, what is below @n as it is now. */
+static bool
+link_check(const struct reopening *r, const struct node *n,
+	   enum child_role role, const struct node *to, struct err *e)
+{
+	const struct node *old = n->child[role];
+
+	for (const struct node *t = r->d->graph->nodes; t; t = t->next) {
+		if (!node_stands_on(t, n))
+			continue;
+		if (t->views || t->target_of)
+			return err_set(e, ERR_GENERIC, 0,
+				       "Cannot change '%s' link from '%s' to "
+				       "'%s'",
+				       child_role_str(role), n->name,
+				       old ? old->name : to->name);
+		if (t->in_plane)
+			return err_set(e, ERR_GENERIC, 0,
+				       "Node '%s' is busy: its %s child can be "
+				       "replaced only while no guest uses it",
+				       n->name, child_role_str(role));
+	}
+	return true;
+}
+
+/* @c->node will have the node @name as its child, or with NULL none. */
+static bool
+plan_other(struct reopening *r, struct change *c, enum child_role role,
+	   const char *name, struct err *e)
+{
+	struct node *n = c->node, *to = NULL;
+
+	/* the file is where a qcow2 node's own tables and bitmaps are */
+	if ((role != CHILD_FILE && role != CHILD_BACKING) ||
+	    (role == CHILD_FILE && n->qcow2))
+		return cannot_change(child_role_str(role), "", e);
+	if (name && !(to = graph_node(r->d->graph, name)))
 		return err_set(e, ERR_GENERIC, 0,
-			       "Cannot change the option '%s'",
-			       child_role_str(role));
-	return c.reference || plan(r, n->child[role], c.definition, e);
+			       "Cannot find device='' nor node-name='%s'",
+			       name);
+	if (to && node_stands_on(to, n))
+		return err_set(e, ERR_GENERIC, 0,
+			       "Making '%s' a %s child of '%s' would create a "
+			       "cycle",
+			       name, child_role_str(role), n->name);
+	if (!link_check(r, n, role, to, e) ||
+	    (to && !node_check_child(r->d->graph, to, n->name, role, e)))
+		return false;
+	c->child[role] = to;
+	return true;
+}
+
+static bool
+plan_definition(struct reopening *r, struct change *c, enum child_role role,
+		const struct blockdev_options *given, struct err *e)
+{
+	AUTO(blockdev_options_free) struct blockdev_options *then = NULL;
+
+	if (!c->child[role])
+		return cannot_change(child_role_str(role), ".driver", e);
+	then = blockdev_options_clone(given);
+	node_inherit(then, c->options, role);
+	return plan(r, c->child[role], then, e);
+}
+
+static bool
+plan_child(struct reopening *r, struct change *c, enum child_role role,
+	   struct err *e)
+{
+	const struct node *now = c->node->child[role];
+	struct child_option o;
+
+	if (!children_option(c->options, role, &o)) {
+		if (!now || role != CHILD_BACKING)
+			return true;
+		if (children_say_nothing(c->options, role))
+			return err_set(e, ERR_GENERIC, 0,
+				       "backing is missing for '%s'",
+				       c->node->name);
+		return plan_other(r, c, role, NULL, e);
+	}
+	if (o.definition)
+		return plan_definition(r, c, role, o.definition, e);
+	return (now && strcmp(o.reference, now->name) == 0) ||
+	       plan_other(r, c, role, o.reference, e);
 }
 
 /* A node that was opened along with its parent and whose name was made up. */
@@ -63,10 +147,42 @@ static bool
 names_agree(const struct node *n, const struct blockdev_options *then,
 	    struct err *e)
 {
-	if (!then->node_name || strcmp(then->node_name, n->name) == 0)
-		return true;
-	return err_set(e, ERR_GENERIC, 0,
-		       "Cannot change the option 'node-name'");
+	return !then->node_name || strcmp(then->node_name, n->name) == 0 ||
+	       cannot_change("node-name", "", e);
+}
+
+static bool
+plan_limits(struct reopening *r, struct change *c, struct err *e)
+{
+	struct node shadow = *c->node;
+
+	shadow.options = c->options;
+	if (!objects_fill_limits(r->d->graph, &shadow, e))
+		return false;
+	c->limits = shadow.limits;
+	return true;
+}
+
+static struct change *
+change_new(struct reopening *r, struct node *n,
+	   const struct blockdev_options *then)
+{
+	struct change *c = r->changes;
+
+	while (c && c->node != n)
+		c = c->next;
+	if (c) { /* it is named twice: the last word counts */
+		blockdev_options_free(c->options);
+	} else {
+		c = xzalloc(sizeof *c);
+		c->node = n;
+		c->fd = -1;
+		c->next = r->changes;
+		r->changes = c;
+	}
+	c->options = blockdev_options_clone(then);
+	memcpy(c->child, n->child, sizeof c->child);
+	return c;
 }
 
 static bool
@@ -76,21 +192,15 @@ plan(struct reopening *r, struct node *n, const struct blockdev_options *then,
 	struct change *c;
 
 	if (then->driver != n->options->driver)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Cannot change the option 'driver'");
+		return cannot_change("driver", "", e);
 	if (!names_agree(n, then, e) || !node_check_idle(n, e) ||
 	    !reopen_check(n->options, then, e))
 		return false;
+	c = change_new(r, n, then);
 	for (int i = 0; i < CHILD_ROLES; i++)
-		if (!plan_child(r, n, (enum child_role)i, then, e))
+		if (!plan_child(r, c, (enum child_role)i, e))
 			return false;
-	c = xzalloc(sizeof *c);
-	c->node = n;
-	c->options = blockdev_options_clone(then);
-	c->fd = -1;
-	c->next = r->changes;
-	r->changes = c;
-	return true;
+	return plan_limits(r, c, e);
 }
 
 static bool
@@ -118,23 +228,54 @@ plan_all(struct reopening *r, struct err *e)
 
 /* --- the end --------------------------------------------------------------------- */
 
+#define SWAP(a, b)                      \
+	do {                            \
+		__typeof__(a) c_ = (a); \
+		(a) = (b);              \
+		(b) = c_;               \
+	} while (0)
+
 static void
 exchange(struct change *c)
 {
 	struct node *n = c->node;
-	struct blockdev_options *options = n->options;
-	uint64_t size = n->size;
-	bool read_only = n->read_only;
-	int fd = n->fd;
 
-	n->options = c->options;
-	n->size = c->size;
-	n->read_only = c->read_only;
-	n->fd = c->fd;
-	c->options = options;
-	c->size = size;
-	c->read_only = read_only;
-	c->fd = fd;
+	SWAP(n->options, c->options);
+	SWAP(n->limits, c->limits);
+	SWAP(n->size, c->size);
+	SWAP(n->cluster, c->cluster);
+	SWAP(n->read_only, c->read_only);
+	SWAP(n->fd, c->fd);
+	for (int i = 0; i < CHILD_ROLES; i++) {
+		SWAP(n->child[i], c->child[i]);
+		if (n->child[i])
+			n->child[i]->parents++;
+		if (c->child[i])
+			c->child[i]->parents--;
+	}
+}
+
+static void
+exchange_all(struct reopening *r)
+{
+	for (struct change *c = r->changes; c; c = c->next)
+		exchange(c);
+	for (struct node *n = r->d->graph->nodes; n; n = n->next)
+		n->layers = node_layers(n);
+}
+
+/* Nobody holds them any more. */
+static void
+drop_old_children(struct reopening *r)
+{
+	for (struct change *c = r->changes; c; c = c->next)
+		for (int i = 0; i < CHILD_ROLES; i++) {
+			struct node *old = c->child[i];
+
+			if (old != c->node->child[i] && old && !old->parents &&
+			    !old->monitor_owned)
+				graph_remove_node(r->d->graph, old);
+		}
 }
 
 static void
@@ -161,7 +302,19 @@ end(struct reopening *r, const struct err *e)
 static void
 saved(void *opaque, const struct err *e)
 {
-	end(opaque, e);
+	struct reopening *r = opaque;
+
+	drop_old_children(r);
+	end(r, e);
+}
+
+static void
+undo(struct reopening *r)
+{
+	struct err e = r->e;
+
+	exchange_all(r);
+	end(r, &e);
 }
 
 /* --- the data plane ---------------------------------------------------------------- */
@@ -188,10 +341,8 @@ on_reopened(struct plane_request *pr, const struct json *ret,
 		registry_save(r->d->registry, saved, r);
 		return;
 	}
-	for (struct change *c = r->changes; c; c = c->next)
-		exchange(c);
 	r->e = *e;
-	end(r, &r->e);
+	undo(r);
 }
 
 /* Nodes of exports that stand on something that changes. */
@@ -215,6 +366,18 @@ describe_tops(struct reopening *r, struct link_node_image_list *to, int *fds,
 	return true;
 }
 
+static bool
+layers_check(const struct reopening *r, struct err *e)
+{
+	for (const struct node *n = r->d->graph->nodes; n; n = n->next)
+		if (n->layers > NODE_MAX_LAYERS)
+			return err_set(e, ERR_GENERIC, 0,
+				       "Node '%s' has more than %d nodes below "
+				       "it",
+				       n->name, NODE_MAX_LAYERS - 1);
+	return true;
+}
+
 static void
 ask_plane(struct reopening *r)
 {
@@ -223,13 +386,11 @@ ask_plane(struct reopening *r)
 	unsigned nfds = 0;
 	struct json_out o;
 
-	for (struct change *c = r->changes; c; c = c->next)
-		exchange(c);
-	if (!describe_tops(r, &arg.nodes, fds, &nfds, &r->e)) {
+	exchange_all(r);
+	if (!layers_check(r, &r->e) ||
+	    !describe_tops(r, &arg.nodes, fds, &nfds, &r->e)) {
 		link_node_image_list_clear(&arg.nodes);
-		for (struct change *c = r->changes; c; c = c->next)
-			exchange(c);
-		end(r, &r->e);
+		undo(r);
 		return;
 	}
 	if (!arg.nodes.n) {
@@ -251,6 +412,8 @@ open_one(struct reopening *r, struct change *c, struct err *e)
 	struct node shadow = *c->node;
 
 	shadow.options = c->options;
+	shadow.limits = c->limits;
+	memcpy(shadow.child, c->child, sizeof shadow.child);
 	shadow.fd = -1;
 	shadow.target = NULL;
 	if (!image_reopen(r->d, c->node, &shadow, e)) {
@@ -260,6 +423,7 @@ open_one(struct reopening *r, struct change *c, struct err *e)
 	}
 	c->fd = shadow.fd;
 	c->size = shadow.size;
+	c->cluster = shadow.cluster;
 	c->read_only = shadow.read_only;
 	return true;
 }
@@ -304,14 +468,37 @@ parent_follows(const struct reopening *r, const struct node *n)
 	return false;
 }
 
+/* What writes to @c can write to its children, when all is changed. */
 static bool
-change_check(const struct reopening *r, const struct change *c, struct err *e)
+children_check(const struct reopening *r, struct change *c, struct err *e)
+{
+	for (int i = 0; i < CHILD_ROLES && !c->read_only; i++) {
+		const struct node *n = c->child[i];
+		bool read_only = n && n->read_only;
+
+		for (const struct change *o = r->changes; o; o = o->next)
+			if (o->node == n)
+				read_only = o->read_only;
+		if (i == CHILD_BACKING || !read_only)
+			continue;
+		if (!c->options->auto_read_only)
+			return err_set(e, ERR_GENERIC, 0,
+				       "Block node is read-only");
+		c->read_only = true;
+	}
+	return true;
+}
+
+static bool
+change_check(const struct reopening *r, struct change *c, struct err *e)
 {
 	const struct node *n = c->node;
 	bool moved = c->size != n->size ||
 		     (n->options->driver == BLOCKDEV_DRIVER_RAW &&
 		      n->options->u.raw->offset != c->options->u.raw->offset);
 
+	if (!children_check(r, c, e))
+		return false;
 	if (c->read_only && !n->read_only && is_written(r->d->graph, n) &&
 	    !parent_follows(r, n))
 		return err_set(e, ERR_GENERIC, 0, "Block node is read-only");
@@ -336,7 +523,7 @@ opened(struct work *w)
 	struct reopening *r = container_of(w, struct reopening, work);
 	struct err e = r->e;
 
-	for (const struct change *c = r->changes; c; c = c->next)
+	for (struct change *c = r->changes; c; c = c->next)
 		if (err_is_set(&e) || !change_check(r, c, &e)) {
 			end(r, &e);
 			return;

@@ -44,6 +44,7 @@ open_nbd(const struct link_image *i, struct block **out, struct err *e)
 		.host = n->host,
 		.port = n->port,
 		.export_name = n->export,
+		.context = n->context,
 		.tls = n->tls,
 		.tls_certificates = n->tls_certificates,
 		.tls_psk_file = n->tls_psk_file,
@@ -247,11 +248,16 @@ below(const struct link_image *i, unsigned k)
 
 static bool
 driver_fits(const struct link_image *i, const struct link_msg *msg,
-	    const struct block *b, struct err *e)
+	    struct block *b, struct err *e)
 {
 	const struct link_image_raw *r = i->u.raw;
+	struct throttle_config limits;
 
 	switch (i->driver) {
+	case LINK_DRIVER_THROTTLE:
+		return link_throttle_config_get(i->u.throttle->limits, &limits,
+						e) &&
+		       block_throttle_prepare(b, i->u.throttle->group, e);
 	case LINK_DRIVER_FILE:
 		if (i->u.file->fd < msg->nfds && msg->fds[i->u.file->fd] >= 0)
 			return true;
@@ -279,7 +285,7 @@ is_same(const struct link_image *i, const struct block *b)
 
 bool
 link_image_fits(const struct link_image *i, const struct link_msg *msg,
-		const struct block *b, struct err *e)
+		struct block *b, struct err *e)
 {
 	const struct link_image *c;
 	unsigned k = 0;
@@ -299,10 +305,19 @@ static void
 apply_driver(const struct link_image *i, struct link_msg *msg, struct block *b)
 {
 	const struct link_image_raw *r = i->u.raw;
+	struct throttle_config limits;
 	struct err ignore = ERR_INIT;
 	int fd;
 
 	switch (i->driver) {
+	case LINK_DRIVER_QCOW2:
+		qcow2_set_cache(b, i->u.qcow2->cache_size);
+		break;
+	case LINK_DRIVER_THROTTLE:
+		if (link_throttle_config_get(i->u.throttle->limits, &limits,
+					     &ignore))
+			block_throttle_regroup(b, &limits);
+		break;
 	case LINK_DRIVER_FILE:
 		if (link_msg_take_fd(msg, i->u.file->fd, &fd, &ignore))
 			block_file_set_fd(b, fd, i->u.file->direct);

@@ -15,10 +15,10 @@ bool link_image_open(const struct link_image *i, struct link_msg *msg,
 		     struct block **out, struct err *e) MUST_CHECK;
 
 /* Is @b made of the images that @i describes, and can it get their options?
- * @msg: the message with the descriptors.
+ * @msg: the message with the descriptors.  Makes what link_image_apply needs.
  */
 bool link_image_fits(const struct link_image *i, const struct link_msg *msg,
-		     const struct block *b, struct err *e) MUST_CHECK;
+		     struct block *b, struct err *e) MUST_CHECK;
 
 /* It gets them; nobody else uses it meanwhile.  It fits. */
 void link_image_apply(const struct link_image *i, struct link_msg *msg,

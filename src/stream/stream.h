@@ -90,6 +90,7 @@ bool target_can_multi_conn(const struct target *t);
 bool target_can_zero(const struct target *t);
 bool target_can_flush(const struct target *t);
 const char *target_address(const struct target *t); /* borrowed from @t */
+struct block *target_block(const struct target *t); /* borrowed; or NULL */
 
 /* --- a stream --------------------------------------------------------------- */
 

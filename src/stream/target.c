@@ -210,3 +210,9 @@ target_address(const struct target *t)
 {
 	return t->remote ? remote_address(t->remote) : t->name;
 }
+
+struct block *
+target_block(const struct target *t)
+{
+	return t->block;
+}

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from stillpoint_test import guest
-from stillpoint_test.qmp import QmpError
+from stillpoint_test.qmp import QmpError, backup
 
 
 def names(q):
@@ -30,6 +30,19 @@ def test_newest_node_is_listed_first(q, disks):
     for i in range(3):
         disks.node("disk%d" % i)
     assert names(q) == ["disk2", "disk1", "disk0"]
+
+
+@pytest.mark.rows("nodes.query-order")
+def test_filter_of_a_job_is_listed_by_its_age(q, disks, backup_node):
+    disks.add("disk0")
+    backup_node()
+    q.cmd("blockdev-backup", backup("disk0", "target0", "j", sync="none",
+                                    filter_node_name="flt"))
+    disks.node("later")
+    assert names(q) == ["later", "flt", "target0", "disk0"]
+    q.cmd("job-cancel", id="j")
+    q.wait_job("j")
+    assert names(q) == ["later", "target0", "disk0"]
 
 
 @pytest.mark.rows("nodes.raw-window", "nodes.roles")

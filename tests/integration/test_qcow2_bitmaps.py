@@ -88,6 +88,7 @@ def dirty(image, name, path):
         p.wait(10)
 
 
+@pytest.mark.rows("bitmaps.qcow2-stored")
 def test_rule_1_the_image_says_that_they_are_in_use(q, image):
     assert stored(image) == {"b0": (65536, ["auto"])}
     add(q, image)
@@ -98,6 +99,7 @@ def test_rule_1_the_image_says_that_they_are_in_use(q, image):
     assert "inconsistent" not in b
 
 
+@pytest.mark.rows("bitmaps.qcow2-stored")
 def test_rule_3_deleting_the_node_stores_them(q, server, image, path):
     add(q, image)
     io = export(q, server)
@@ -113,6 +115,7 @@ def test_rule_3_deleting_the_node_stores_them(q, server, image, path):
     assert q.bitmap("disk0", "b0")["count"] == M + 65536
 
 
+@pytest.mark.rows("bitmaps.qcow2-stored")
 def test_rule_3_the_end_of_both_programs_stores_them(q, server, image, path):
     add(q, image)
     io = export(q, server)
@@ -173,6 +176,7 @@ def test_rule_2_the_registry_goes_first(q, server, image):
     assert stored(image) == {}
 
 
+@pytest.mark.rows("bitmaps.qcow2-inconsistent")
 def test_in_use_by_somebody_who_crashed_is_inconsistent(q, server, image):
     p = subprocess.Popen(["qemu-io", "-f", "qcow2", image],
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -212,7 +216,7 @@ def test_rule_4_read_only_images_keep_them(q, server, image):
     assert stored(image) == {"b0": (65536, ["auto"])}
 
 
-@pytest.mark.rows("error.22")
+@pytest.mark.rows("error.22", "bitmaps.qcow2-v2")
 def test_persistent_bitmaps_need_an_image_that_can(q, path):
     p = qcow2.create(path("v2"), SIZE, compat="0.10")
     add(q, p)
@@ -223,7 +227,7 @@ def test_persistent_bitmaps_need_an_image_that_can(q, path):
     q.cmd("block-dirty-bitmap-add", node="disk0", name="b")
 
 
-@pytest.mark.rows("error.22")
+@pytest.mark.rows("error.22", "bitmaps.qcow2-limits")
 def test_too_much_space_for_a_bitmap(q, path):
     p = qcow2.create(path("big"), 4 << 40)
     add(q, p)

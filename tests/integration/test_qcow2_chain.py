@@ -228,6 +228,7 @@ def test_data_file_is_opened_for_the_header(q, path, server):
     qcow2.io(img, "read -P 5 1M 2M", "read -P 0 0 1M")
 
 
+@pytest.mark.rows("error.57")
 def test_no_qcow2_image(q, path):
     guest.make_image(path("x"), M, [(0, M)])
     desc = q.error("blockdev-add", qcow2.blockdev(path("x"))).desc

@@ -23,6 +23,7 @@ CHANGE = 'plugins/stillpoint/change.c'
 STATS = 'plugins/stillpoint/stats.c'
 BLKDEBUG = 'src/block/blkdebug.c'
 THROTTLE = 'src/block/throttle.c'
+BUCKETS = 'src/block/buckets.c'
 WIRE = 'src/link/wire.c'
 STREAM = 'src/stream/stream.c'
 TROUBLE = 'src/stream/trouble.c'
@@ -357,20 +358,26 @@ MUTATIONS = [
 
     # --- throttle.h -------------------------------------------------------------
     ('throttle.h rule 1', THROTTLE,
-     [('\taccount(g, write, len);\n', '')],
+     [('\tbuckets_pour(&g->buckets, write, len);\n', '')],
      'throttle', 'requests_are_no_faster_than_the_limit'),
     ('throttle.h rule 1, of a group', THROTTLE,
      [('for (g = table.groups; g && strcmp(g->name, name) != 0;)\n'
        '\t\tg = g->next;\n\tif (!g && (g',
        'g = NULL;\n\tif (!g && (g')],
      'throttle', 'images_of_a_group_share_its_limit'),
-    ('throttle.h rule 2', THROTTLE,
-     [('\tg->limits = *l;\n', '')],
+    ('throttle.h rule 1, over a minute', BUCKETS,
+     [('\tv->burst += units;\n', '')],
+     'buckets', 'bursts_hold_over_a_second_and_over_a_minute'),
+    ('throttle.h rule 1, after a pause', BUCKETS,
+     [('return left > 0 ? left : 0;', 'return left;')],
+     'buckets', 'idle_time_is_not_saved_up'),
+    ('throttle.h rule 2', BUCKETS,
+     [('\tb->limits = *l;\n', '')],
      'throttle', 'requests_are_no_faster_than_the_limit'),
     ('throttle.h rule 3', THROTTLE,
      [('\tif (t->queue[write] != w)\n\t\treturn -1;\n', '\t(void)w;\n'),
-      ('return g->turn[write] == t ? group_wait(g, write) : -1;',
-       'return group_wait(g, write);')],
+      ('return g->turn[write] == t ? buckets_wait(&g->buckets, now_ns(), write)',
+       'return g ? buckets_wait(&g->buckets, now_ns(), write)')],
      'throttle', 'images_of_a_group_take_turns'),
     ('throttle.h rule 4', THROTTLE,
      [('return block_pwrite(admitted(b, true, len), buf, len, off);',

@@ -65,6 +65,7 @@ qcow2_cache_init(struct qcow2 *q, uint64_t bytes)
 	struct qcow2_cache *c = &q->cache;
 	uint64_t slices;
 
+	c->bytes = bytes;
 	c->slice_size = (uint32_t)min_u64(q->g.cluster_size, SLICE_SIZE);
 	slices = max_u64(min_u64(bytes, bytes_of_tables(q)) / c->slice_size,
 			 SHARD_FEW);
@@ -343,11 +344,9 @@ qcow2_cache_forget_all(struct qcow2 *q)
 	}
 }
 
-void
-qcow2_cache_destroy(struct qcow2 *q)
+static void
+cache_destroy(struct qcow2_cache *c)
 {
-	struct qcow2_cache *c = &q->cache;
-
 	if (!c->shard)
 		return;
 	for (uint32_t i = 0; i < c->shards && c->shard[i].bucket; i++) {
@@ -360,4 +359,26 @@ qcow2_cache_destroy(struct qcow2 *q)
 		mtx_destroy(&s->lock);
 	}
 	free(c->shard);
+}
+
+void
+qcow2_cache_destroy(struct qcow2 *q)
+{
+	cache_destroy(&q->cache);
+}
+
+void
+qcow2_cache_resize(struct qcow2 *q, uint64_t bytes)
+{
+	struct qcow2_cache old = q->cache;
+
+	if (bytes == old.bytes)
+		return;
+	q->cache = (struct qcow2_cache){ 0 };
+	if (qcow2_cache_init(q, bytes)) {
+		cache_destroy(&old);
+	} else {
+		cache_destroy(&q->cache);
+		q->cache = old;
+	}
 }

@@ -75,6 +75,7 @@ qcow2_corrupt(struct qcow2 *q, const char *what, uint64_t at)
 		atomic_store(&q->failed, true);
 		(void)qcow2_set_incompat(q, QCOW2_CORRUPT, 0);
 	}
+	block_damaged(&q->block, what, at, !q->block.read_only);
 	return EIO;
 }
 

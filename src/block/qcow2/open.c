@@ -336,10 +336,23 @@ prepare_to_write(struct qcow2 *q, const struct qcow2_options *o, struct err *e)
 	return true;
 }
 
+static uint64_t
+cache_bytes(uint64_t asked)
+{
+	if (!asked)
+		asked = QCOW2_CACHE_DEFAULT;
+	return max_u64(min_u64(asked, QCOW2_CACHE_MAX), QCOW2_CACHE_MIN);
+}
+
+void
+qcow2_set_cache(struct block *b, uint64_t bytes)
+{
+	qcow2_cache_resize(to_qcow2(b), cache_bytes(bytes));
+}
+
 static bool
 load(struct qcow2 *q, const struct qcow2_options *o, struct err *e)
 {
-	uint64_t cache = o->cache_size ? o->cache_size : QCOW2_CACHE_DEFAULT;
 	int r;
 
 	if (!read_header(q->file, &q->h, e) || !check_state(o, &q->h, e))
@@ -361,8 +374,7 @@ load(struct qcow2 *q, const struct qcow2_options *o, struct err *e)
 	r = load_l1(q);
 	if (r)
 		return err_set(e, ERR_GENERIC, r, "Could not read L1 table");
-	cache = max_u64(min_u64(cache, QCOW2_CACHE_MAX), QCOW2_CACHE_MIN);
-	if (!qcow2_cache_init(q, cache))
+	if (!qcow2_cache_init(q, cache_bytes(o->cache_size)))
 		return err_set(e, ERR_GENERIC, ENOMEM, "cannot open qcow2");
 	return o->read_only || prepare_to_write(q, o, e);
 }

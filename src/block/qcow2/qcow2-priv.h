@@ -83,6 +83,7 @@ struct qcow2_cache {
 	struct qcow2_cache_shard *shard; /* owned */
 	uint32_t shards; /* a power of two */
 	uint32_t slice_size; /* bytes, a power of two */
+	uint64_t bytes; /* as they were asked for */
 };
 
 /* --- claims.c: which host clusters hold metadata --------------------------- */
@@ -208,6 +209,8 @@ int qcow2_set_incompat(struct qcow2 *q, uint64_t set, uint64_t clear);
 /* --- cache.c ----------------------------------------------------------------- */
 
 bool qcow2_cache_init(struct qcow2 *q, uint64_t bytes);
+/* Nobody is inside.  Another size; when memory is gone, the one that it has. */
+void qcow2_cache_resize(struct qcow2 *q, uint64_t bytes);
 void qcow2_cache_destroy(struct qcow2 *q);
 /* Bytes of a table of the image file. */
 int qcow2_table_read(struct qcow2 *q, void *buf, size_t len, uint64_t off);

@@ -75,6 +75,9 @@ struct qcow2_options {
 bool qcow2_open(const struct qcow2_options *o, struct block **out,
 		struct err *e) MUST_CHECK;
 
+/* Nobody is inside: another size for the tables in memory, as cache_size. */
+void qcow2_set_cache(struct block *b, uint64_t bytes);
+
 /* Is @b a qcow2 image that is open here? */
 bool qcow2_is(const struct block *b);
 
