@@ -4,6 +4,7 @@
 FOLDER = 'src/block/qcow2/'
 CRASH = 'qcow2-crash'
 STEPS = 'qcow2-steps'
+SPACE = 'qcow2-space'
 
 MUTATIONS = [
     ('qcow2-priv.h rule 1', FOLDER + 'alloc.c',
@@ -58,6 +59,29 @@ MUTATIONS = [
     ('qcow2-priv.h rule 9, a full disk', FOLDER + 'io.c',
      [('return os == ENOSPC ||', 'return')],
      STEPS, 'a_full_disk_is_no_failure'),
+    ('qcow2-priv.h rule 8, refcount blocks', FOLDER + 'refcount.c',
+     [('\tint r = claim_new(q, at, 1);\n\n\tif (r)\n\t\treturn r;\n'
+       '\tr = count_region(q, g, i, at);\n\tif (r)\n'
+       '\t\tqcow2_unclaim(q, at, 1);\n\treturn r;',
+       '\tint r = count_region(q, g, i, at);\n\n'
+       '\treturn r ? r : claim_new(q, at, 1);')],
+     SPACE, 'refcount_blocks_do_not_land_on_metadata'),
+    ('qcow2-priv.h rule 9, memory and file', FOLDER + 'refcount.c',
+     [("\t\tif (r)\n\t\t\tbreak; /* the file does not name it, nor may we */\n",
+       '')],
+     SPACE, 'a_full_disk_leaves_memory_and_file_agreed'),
+    ('qcow2-priv.h rule 9, no new space', FOLDER + 'refcount.c',
+     [('\t\tq->space.tail = g.first;', '\t\t;')],
+     SPACE, 'a_full_disk_does_not_make_the_file_longer'),
+    ('qcow2-priv.h rule 11, the image file', FOLDER + 'open.c',
+     [('\tint r = lengthen(q->file, q->file_end);', '\tint r = 0;')],
+     SPACE, 'a_last_cluster_that_is_partly_there_can_be_written'),
+    ('qcow2-priv.h rule 11, a data file', FOLDER + 'open.c',
+     [('\tif (!r && q->external)\n\t\tr = lengthen', '\tif (r)\n\t\tr = lengthen')],
+     SPACE, 'a_data_file_that_is_shorter_than_the_disk_grows'),
+    ('qcow2-priv.h rule 11, a reader', FOLDER + 'open.c',
+     [('\t(void)block_look(q->file);\n', '')],
+     SPACE, 'a_reader_finds_tables_that_moved'),
     ('qcow2-priv.h rule 10', FOLDER + 'map.c',
      [('\tif (host & (q->g.cluster_size - 1))\n\t\treturn false;\n', '')],
      STEPS, 'an_entry_without_sense_is_not_followed'),

@@ -90,8 +90,10 @@ reserve(struct qcow2 *q, uint64_t want)
 	r = reserve_old(q, want, SCAN_PARTS);
 	if (!r && !s->runs)
 		r = reserve_new(q, want);
-	if (r == EFBIG && want > 1)
-		r = reserve_new(q, 1); /* the file may grow a little */
+	/* the file may grow a little; a device has what it has */
+	for (; (r == EFBIG || r == ENOSPC) && want > 1 && !s->runs;
+	     r = reserve_new(q, want))
+		want /= 2;
 	if (r == ENOSPC && !s->runs) {
 		/* an image on a device: look everywhere */
 		s->hint = 0;
@@ -104,7 +106,8 @@ reserve(struct qcow2 *q, uint64_t want)
 		r = qcow2_barrier(q);
 	if (r)
 		s->runs = 0; /* leaks */
-	s->batch = min_u64(s->batch * 2, BATCH_LAST);
+	else
+		s->batch = min_u64(s->batch * 2, BATCH_LAST);
 	return r;
 }
 
@@ -185,6 +188,9 @@ qcow2_alloc_table(struct qcow2 *q, uint64_t n, uint64_t *first)
 		r = qcow2_barrier(q);
 	if (!r)
 		r = qcow2_claim(q, *first << q->g.cluster_bits, bytes);
+	if (r == EEXIST)
+		r = qcow2_corrupt(q, "metadata in a free cluster",
+				  *first << q->g.cluster_bits);
 	(void)pthread_mutex_unlock(&q->space_lock);
 	if (!r)
 		qcow2_cache_forget(q, *first << q->g.cluster_bits, bytes);

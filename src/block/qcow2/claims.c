@@ -133,10 +133,13 @@ qcow2_claim(struct qcow2 *q, uint64_t off, uint64_t bytes)
 {
 	uint64_t first = off >> q->g.cluster_bits;
 	uint64_t n = qcow2_clusters(q, bytes);
+	uint64_t done = 0;
 	int r = 0;
 
-	for (uint64_t i = 0; i < n && !r; i++)
-		r = claim_one(q, first + i);
+	for (; done < n && !r; done += !r)
+		r = claim_one(q, first + done);
+	if (r && done)
+		qcow2_unclaim(q, off, done << q->g.cluster_bits);
 	return r;
 }
 

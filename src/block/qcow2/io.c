@@ -128,12 +128,11 @@ qcow2_extend(struct qcow2 *q, uint64_t end)
 {
 	int r;
 
-	if (end <= atomic_load(&q->file_end))
-		return 0;
 	if (end > INT64_MAX)
 		return EFBIG;
-	if (end <= block_size_now(q->file)) { /* a device */
-		atomic_store(&q->file_end, end);
+	if (end <= block_size_now(q->file)) { /* it is there, or a device */
+		if (end > atomic_load(&q->file_end))
+			atomic_store(&q->file_end, end);
 		return 0;
 	}
 	if (!q->file->ops->truncate)

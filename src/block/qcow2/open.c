@@ -310,12 +310,33 @@ clear_autoclear(struct qcow2 *q, bool keep_bitmaps)
 	return r ? r : qcow2_barrier(q);
 }
 
+/* A file whose last cluster is not all there, or a data file that is shorter
+ * than the disk, reads as zeroes behind its end; what is written there has to
+ * be inside.
+ */
+static int
+lengthen(struct block *file, uint64_t size)
+{
+	int r;
+
+	if (file->size >= size || !file->ops->truncate)
+		return 0;
+	r = block_truncate(file, size);
+	return r == ENOTSUP || r == EINVAL ? 0 : r; /* it cannot grow */
+}
+
 static bool
 prepare_to_write(struct qcow2 *q, const struct qcow2_options *o, struct err *e)
 {
 	uint64_t tail = 0;
-	int r = load_reftable(q);
+	int r = lengthen(q->file, q->file_end);
 
+	if (!r && q->external)
+		r = lengthen(q->data, q->block.size);
+	if (r)
+		return err_set(e, ERR_GENERIC, r,
+			       "Could not make the image's file longer");
+	r = load_reftable(q);
 	if (r)
 		return err_set(e, ERR_GENERIC, r,
 			       "Could not read the refcount table");
@@ -421,6 +442,8 @@ reload(struct qcow2 *q)
 	struct qcow2_header h;
 	int r;
 
+	/* a table may have moved behind what was the file's end */
+	(void)block_look(q->file);
 	if (!read_header(q->file, &h, NULL) || h.size != q->h.size ||
 	    h.cluster_bits != q->h.cluster_bits)
 		return EIO;

@@ -35,8 +35,12 @@
  *     no metadata live there; if they do, the image is marked corrupt.
  *  9. After a metadata write or a barrier failed in a way that leaves open
  *     what is in the file, the image refuses all writes until it is opened
- *     again.  (A full disk is no such failure.)
+ *     again.  A full disk is no such failure: what we hold in memory is what
+ *     the file says, also after it, and the next try takes no new space.
  * 10. Nothing that was read from the file is used before it was checked.
+ * 11. Reads behind what we know as a file's end are zeroes without asking, so
+ *     whoever writes makes a file long enough before, and whoever reads what
+ *     another process writes looks at its length again.
  *
  * Locks, top to bottom; the first three are held while the image is read or
  * written, which is why they are not rows of base/mtx.h:
@@ -225,7 +229,7 @@ void qcow2_cache_forget_all(struct qcow2 *q);
 
 bool qcow2_claims_init(struct qcow2 *q, uint64_t expected);
 void qcow2_claims_destroy(struct qcow2 *q);
-/* Space lock.  EEXIST: the cluster is claimed already. */
+/* Space lock.  EEXIST: a cluster is claimed already.  All of them or none. */
 int qcow2_claim(struct qcow2 *q, uint64_t off, uint64_t bytes);
 void qcow2_unclaim(struct qcow2 *q, uint64_t off, uint64_t bytes);
 /* Any: is metadata in [off, off + bytes)? */
@@ -242,14 +246,14 @@ int qcow2_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *count);
 int qcow2_refcount_find(struct qcow2 *q, uint64_t *from, uint64_t to,
 			uint64_t max, unsigned *budget, struct qcow2_run *run);
 /* Add @delta to the counts of [first, first + n); *freed, if not NULL, hears
- * of runs whose count became 0.
+ * of runs whose count became 0.  A failure to add leaves them as they were.
  */
 typedef void qcow2_freed_fn(struct qcow2 *q, uint64_t first, uint64_t n);
 int qcow2_refcount_add(struct qcow2 *q, uint64_t first, uint64_t n,
 		       int64_t delta, qcow2_freed_fn *freed);
 /* Take @n contiguous clusters behind all that are in use, with the refcount
  * blocks and the table that this needs, and count them once.  Not behind a
- * barrier on return.
+ * barrier on return.  After a failure for want of space they are free.
  */
 int qcow2_refcount_grow(struct qcow2 *q, uint64_t n, uint64_t *first);
 /* The first cluster behind all that are in use, from the counts. */

@@ -174,30 +174,38 @@ add_in_part(struct qcow2 *q, struct part *p, uint64_t first, uint64_t n,
 	return part_store(q, p, first, n);
 }
 
+/* As many of [first, first + n) as one part has: *here. */
+static int
+add_some(struct qcow2 *q, uint64_t first, uint64_t n, int64_t delta,
+	 qcow2_freed_fn *freed, uint64_t *here)
+{
+	struct part p;
+	int r = part_load(q, &p, first);
+
+	if (r)
+		return r;
+	if (!p.off)
+		return qcow2_corrupt(q, "a refcount block is missing",
+				     first << q->g.cluster_bits);
+	*here = min_u64(n, p.first + p.n - first);
+	r = add_in_part(q, &p, first, *here, delta);
+	if (!r && freed)
+		tell_freed(q, &p, first, *here, freed);
+	return r;
+}
+
 int
 qcow2_refcount_add(struct qcow2 *q, uint64_t first, uint64_t n, int64_t delta,
 		   qcow2_freed_fn *freed)
 {
-	while (n) {
-		struct part p;
-		uint64_t here;
-		int r = part_load(q, &p, first);
+	uint64_t done = 0, here = 0;
+	int r = 0;
 
-		if (r)
-			return r;
-		if (!p.off)
-			return qcow2_corrupt(q, "a refcount block is missing",
-					     first << q->g.cluster_bits);
-		here = min_u64(n, p.first + p.n - first);
-		r = add_in_part(q, &p, first, here, delta);
-		if (r)
-			return r;
-		if (freed)
-			tell_freed(q, &p, first, here, freed);
-		first += here;
-		n -= here;
-	}
-	return 0;
+	for (; done < n && !r; done += r ? 0 : here)
+		r = add_some(q, first + done, n - done, delta, freed, &here);
+	if (r && delta > 0 && done)
+		(void)qcow2_refcount_add(q, first, done, -delta, NULL);
+	return r;
 }
 
 /* --- growing ------------------------------------------------------------------------ */
@@ -210,6 +218,9 @@ struct region {
 	uint64_t table; /* clusters of a new refcount table */
 	uint64_t blocks; /* clusters of new refcount blocks */
 	uint64_t table_entries; /* of the table that will be in use */
+	uint64_t counted; /* blocks below this one are written */
+	bool table_claimed;
+	bool named; /* something in the file refers to it */
 };
 
 static uint64_t
@@ -273,9 +284,39 @@ count_region(struct qcow2 *q, const struct region *g, uint64_t i, uint64_t at)
 	return qcow2_meta_write(q, block, q->g.cluster_size, at);
 }
 
+static bool
+has_block(const struct qcow2 *q, uint64_t i)
+{
+	return i < q->reftable_n && q->reftable[i];
+}
+
+/* Rule 8. */
+static int
+claim_new(struct qcow2 *q, uint64_t at, uint64_t bytes)
+{
+	int r = qcow2_claim(q, at, bytes);
+
+	return r == EEXIST ? qcow2_corrupt(q, "metadata in a free cluster", at)
+			   : r;
+}
+
+/* Block @i is new and will be at @at. */
+static int
+write_block(struct qcow2 *q, const struct region *g, uint64_t i, uint64_t at)
+{
+	int r = claim_new(q, at, 1);
+
+	if (r)
+		return r;
+	r = count_region(q, g, i, at);
+	if (r)
+		qcow2_unclaim(q, at, 1);
+	return r;
+}
+
 /* Write counts; @table has the new blocks' places when it is done. */
 static int
-write_blocks(struct qcow2 *q, const struct region *g, uint64_t *table)
+write_blocks(struct qcow2 *q, struct region *g, uint64_t *table)
 {
 	unsigned bits = q->g.refblock_bits;
 	uint64_t last = (region_end(g) - 1) >> bits;
@@ -283,16 +324,44 @@ write_blocks(struct qcow2 *q, const struct region *g, uint64_t *table)
 	int r = 0;
 
 	for (uint64_t i = g->first >> bits; i <= last && !r; i++) {
-		bool there = i < q->reftable_n && q->reftable[i];
-
-		r = count_region(q, g, i, there ? 0 : at);
-		if (there || r)
-			continue;
-		r = qcow2_claim(q, at, 1);
-		table[i] = at;
-		at += q->g.cluster_size;
+		if (has_block(q, i)) {
+			r = count_region(q, g, i, 0);
+		} else {
+			r = write_block(q, g, i, at);
+			table[i] = at;
+			at += q->g.cluster_size;
+		}
+		if (!r)
+			g->counted = i + 1;
 	}
 	return r;
+}
+
+/* The region could not be made, for want of space perhaps, and nothing refers
+ * to it: take the counts back.  False: not all of them.
+ */
+static bool
+region_undo(struct qcow2 *q, const struct region *g)
+{
+	unsigned bits = q->g.refblock_bits;
+	uint64_t table = (g->first + g->n) << q->g.cluster_bits;
+	uint64_t at = table + (g->table << q->g.cluster_bits);
+	int r = 0;
+
+	for (uint64_t i = g->first >> bits; i < g->counted && !r; i++) {
+		uint64_t from = max_u64(g->first, i << bits);
+		uint64_t to = min_u64(region_end(g), (i + 1) << bits);
+
+		if (has_block(q, i)) {
+			r = qcow2_refcount_add(q, from, to - from, -1, NULL);
+			continue;
+		}
+		qcow2_unclaim(q, at, 1);
+		at += q->g.cluster_size;
+	}
+	if (g->table_claimed)
+		qcow2_unclaim(q, table, g->table << q->g.cluster_bits);
+	return r == 0;
 }
 
 /* Rule 2: the blocks are durable; name them.  The last ones count the clusters
@@ -301,7 +370,7 @@ write_blocks(struct qcow2 *q, const struct region *g, uint64_t *table)
  * sectors there is a barrier.
  */
 static int
-name_blocks(struct qcow2 *q, const struct region *g, const uint64_t *table)
+name_blocks(struct qcow2 *q, struct region *g, const uint64_t *table)
 {
 	uint64_t first = g->first >> q->g.refblock_bits;
 	uint64_t last = (region_end(g) - 1) >> q->g.refblock_bits;
@@ -320,13 +389,16 @@ name_blocks(struct qcow2 *q, const struct region *g, const uint64_t *table)
 		be64_put(raw, table[i - 1]);
 		if (!r)
 			r = qcow2_meta_write(q, raw, sizeof raw, at);
+		if (r)
+			break; /* the file does not name it, nor may we */
 		q->reftable[i - 1] = table[i - 1];
+		g->named = true;
 	}
 	return r;
 }
 
 static int
-write_table(struct qcow2 *q, const struct region *g, const uint64_t *table)
+write_table(struct qcow2 *q, struct region *g, const uint64_t *table)
 {
 	size_t bytes = (size_t)(g->table << q->g.cluster_bits);
 	AUTO(free) uint8_t *raw = malloc(bytes);
@@ -337,38 +409,41 @@ write_table(struct qcow2 *q, const struct region *g, const uint64_t *table)
 		return ENOMEM;
 	for (uint64_t i = 0; i < g->table_entries; i++)
 		be64_put(raw + i * 8, table[i]);
-	r = qcow2_meta_write(q, raw, bytes, at);
-	return r ? r : qcow2_claim(q, at, bytes);
+	r = claim_new(q, at, bytes);
+	g->table_claimed = !r;
+	return r ? r : qcow2_meta_write(q, raw, bytes, at);
 }
 
-/* The new table is durable; make it the image's.  @table is consumed. */
+/* The new table is durable; make it the image's.  @table is consumed on
+ * success.
+ */
 static int
-switch_table(struct qcow2 *q, const struct region *g, uint64_t *table)
+switch_table(struct qcow2 *q, struct region *g, uint64_t *table)
 {
 	uint64_t old = q->h.reftable_offset;
 	uint64_t old_clusters = q->h.reftable_clusters;
+	uint64_t now = (g->first + g->n) << q->g.cluster_bits;
 	uint8_t raw[12];
 	int r;
 
+	be64_put(raw, now);
+	be32_put(raw + 8, (uint32_t)g->table);
+	r = qcow2_meta_write(q, raw, sizeof raw, QCOW2_AT_REFTABLE);
+	if (r)
+		return r;
+	g->named = true;
 	free(q->reftable);
 	q->reftable = table;
 	q->reftable_n = (uint32_t)g->table_entries;
-	q->h.reftable_offset = (g->first + g->n) << q->g.cluster_bits;
+	q->h.reftable_offset = now;
 	q->h.reftable_clusters = (uint32_t)g->table;
-	be64_put(raw, q->h.reftable_offset);
-	be32_put(raw + 8, q->h.reftable_clusters);
-	r = qcow2_meta_write(q, raw, sizeof raw, QCOW2_AT_REFTABLE);
-	if (r) {
-		qcow2_fail(q, r, "moving the refcount table");
-		return r;
-	}
 	qcow2_unclaim(q, old, old_clusters << q->g.cluster_bits);
 	qcow2_give_up(q, old >> q->g.cluster_bits, old_clusters);
 	return 0;
 }
 
 static int
-region_write(struct qcow2 *q, const struct region *g)
+region_write(struct qcow2 *q, struct region *g)
 {
 	AUTO(free) uint64_t *table = calloc(g->table_entries, sizeof *table);
 	int r;
@@ -384,9 +459,12 @@ region_write(struct qcow2 *q, const struct region *g)
 		r = qcow2_barrier(q);
 	if (r)
 		return r;
-	if (g->table)
-		return switch_table(q, g, steal(&table));
-	return name_blocks(q, g, table);
+	if (!g->table)
+		return name_blocks(q, g, table);
+	r = switch_table(q, g, table);
+	if (!r)
+		(void)steal(&table);
+	return r;
 }
 
 int
@@ -410,6 +488,11 @@ qcow2_refcount_grow(struct qcow2 *q, uint64_t n, uint64_t *first)
 	q->space.tail = end;
 	*first = g.first;
 	r = region_write(q, &g);
+	/* or a guest that tries again and again on a full disk would make the
+	 * file longer each time
+	 */
+	if (r && !g.named && !atomic_load(&q->failed) && region_undo(q, &g))
+		q->space.tail = g.first;
 	return r;
 }
 

@@ -5,8 +5,8 @@
  *
  * What they leave in an entry is what QEMU leaves there.  Zeroes without
  * permission to unmap keep the host cluster; a discard of version 3 leaves
- * zeroes, so that neither old data nor a backing file shine through; in
- * version 2, which has no zero clusters, it leaves the backing file's data.
+ * zeroes, so that neither old data nor a backing file shine through; version
+ * 2, which has no zero clusters, discards only where nothing can.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -66,13 +66,13 @@ static struct qcow2_entry
 discarded(const struct qcow2 *q, struct qcow2_entry x, uint64_t off)
 {
 	enum qcow2_kind k = qcow2_entry_kind(q, x);
+	bool below = !nothing_below(q, off);
 
-	if (k == QCOW2_KIND_NONE && !x.bits &&
-	    (nothing_below(q, off) || !q->v3))
+	if (k == QCOW2_KIND_ZERO || (k == QCOW2_KIND_NONE && !x.bits && !below))
 		return x;
-	if (k == QCOW2_KIND_ZERO)
-		return x;
-	return q->v3 ? zero_without_host(q) : nothing;
+	if (!q->v3)
+		return below ? x : nothing;
+	return zero_without_host(q);
 }
 
 static bool
