@@ -350,7 +350,7 @@ node_opened(struct link_call *call)
 	/* Who asked for it is gone.  His successor was not told of it, and opens
 	 * it anew.
 	 */
-	if (!link_call_is_current(call))
+	if (op->image && !link_call_is_current(call))
 		(void)err_set(&op->e, ERR_GENERIC, 0, "nobody waits for '%s'",
 			      op->arg->node);
 	else if (op->image && table_node(t, op->arg->node))

@@ -42,8 +42,8 @@ node_free(struct node *n)
 {
 	struct attached *a;
 
-	while ((a = n->views)) {
-		node_detach(n, a);
+	while ((a = n->views)) { /* the image holds on: rule 7 */
+		n->views = a->next;
 		attached_free(a);
 	}
 	if (n->epoch)

@@ -16,7 +16,8 @@
  * 5. Flushes and reads do not pass the gate: they change nothing.
  * 6. A request that is throttled waits before it enters the gate.
  * 7. While a view is attached, the image holds the space that is given up
- *    (block_hold), also when the view was there before this process.
+ *    (block_hold), also when the view was there before this process, and for
+ *    good when the image is closed under it: who reads the view goes on.
  * 8. A request beyond the end fails: a connection may be older than a change
  *    of the size.
  */
@@ -61,7 +62,7 @@ struct node {
 /* @image is consumed on success. */
 struct node *node_new(const char *name, struct block *image);
 
-/* Nobody uses it any more.  Closes the image; may block. */
+/* No guest uses it any more.  Closes the image; may block. */
 void node_free(struct node *n);
 DEFINE_CLEANUP(struct node, node_free);
 

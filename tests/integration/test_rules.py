@@ -454,3 +454,28 @@ def test_recovery_goes_on_after_an_nbdkit_that_died_at_hello(rig):
         rig.server.child.stderr()
     rig.holds()
     rig.next_incremental_equals_the_disk()
+
+
+def test_nothing_happens_to_guests_when_nobody_hears_of_a_failure(rig):
+    """A node cannot be opened, and the stillpointd that asked for it is
+    dead: the data plane has nobody to tell, and goes on."""
+    rig.start(park="node.opening")
+    t = rig.make_target("remote")
+    t.file(os.path.join(rig.dir, "remote.img"), 1 << 20)
+    rig.q.cmd("blockdev-add", t.blockdev("remote"))
+    rig.write(3)
+    rig.arm(rig.park_file)
+    rig.q.send({"execute": "block-export-add", "arguments": {
+        "type": "nbd", "id": "e-remote", "node-name": "remote",
+        "name": "remote", "writable": True}})
+    rig.parked()
+    nbdkit = rig.server.nbdkit_pid()
+    t.kill9()
+    rig.server.kill9()
+    rig.release()
+    rig.write(4, fresh=False)
+    rig.server.start()
+    rig.q = rig.server.qmp()
+    assert rig.server.nbdkit_pid() == nbdkit
+    rig.write(5, fresh=False)
+    rig.next_incremental_equals_the_disk()

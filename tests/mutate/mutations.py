@@ -263,6 +263,10 @@ MUTATIONS = [
        '\tif (!r)\n\t\tr = block_pwrite(n->image, buf, len, off);\n'
        '\tPARK("node.written");\n')],
      'node', 'rule_1_the_image_changes_inside_the_gate'),
+    ('node.h rule 7, closed under a view', 'plugins/stillpoint/node.c',
+     [('\t\tn->views = a->next;\n\t\tattached_free(a);',
+       '\t\tnode_detach(n, a);\n\t\tattached_free(a);')],
+     'node', 'rule_7_an_image_that_is_closed_under_a_view_holds_on'),
     ('node.h rule 7', NODE,
      [('\t\tblock_hold(n->image);', '\t\t(void)a;')],
      'node', 'rule_7_the_image_holds_space_while_a_view_is_attached'),

@@ -371,6 +371,34 @@ rule_7_the_image_holds_space_while_a_view_is_attached(void **s)
 	rig_destroy(&r);
 }
 
+/* Holds that are left when the image is closed. */
+static unsigned left_at_close;
+
+static void
+note_holds(struct block *b)
+{
+	struct mem_image *m = container_of(b, struct mem_image, block);
+
+	left_at_close = m->holds;
+	mem_image_free(m);
+}
+
+static void
+rule_7_an_image_that_is_closed_under_a_view_holds_on(void **s)
+{
+	struct block_ops ops;
+	struct rig r;
+
+	(void)s;
+	rig_init(&r);
+	ops = *r.image->block.ops;
+	ops.free = note_holds;
+	r.image->block.ops = &ops;
+	left_at_close = 0;
+	rig_destroy(&r);
+	assert_int_equal(left_at_close, 2);
+}
+
 static void
 a_node_without_epoch_and_views_just_writes(void **s)
 {
@@ -407,6 +435,8 @@ main(void)
 		cmocka_unit_test(rule_5_reads_and_flushes_pass_a_closed_gate),
 		cmocka_unit_test(
 			rule_7_the_image_holds_space_while_a_view_is_attached),
+		cmocka_unit_test(
+			rule_7_an_image_that_is_closed_under_a_view_holds_on),
 		cmocka_unit_test(
 			a_discard_that_the_image_drops_changes_nothing_and_records_nothing),
 		cmocka_unit_test(

@@ -250,6 +250,44 @@ space_that_nobody_holds_is_used_again(void **s)
 			fail_msg("way %zu", i);
 }
 
+/* A view outlives the data plane, or its node there: whoever closes the image
+ * may not free what is held, nor may who opens it next use it.
+ */
+static void
+space_stays_held_when_the_image_is_closed(void **s)
+{
+	struct block *b, *live;
+	struct request q;
+
+	(void)s;
+	step_reset();
+	new_image("compat=1.1");
+	b = rig_open(DISK, NULL);
+	one_packed(b);
+	block_free(b);
+	b = rig_open(DISK, NULL);
+	live = rig_open_live(DISK, NULL);
+	block_hold(b);
+	request_init(&q, live, 0, CLUSTER, 0);
+	step_arm("qcow2.mapped");
+	actor_start(&q.actor, run_read, &q);
+	step_wait_parked("qcow2.mapped");
+	rewrite_it(b);
+	assert_int_equal(block_flush(b), 0);
+	block_free(b);
+	b = rig_open(DISK, NULL);
+	use_free_space(b);
+	step_release("qcow2.mapped");
+	actor_join(&q.actor);
+	assert_int_equal(q.r, 0);
+	assert_true(is_all(q.buf, CLUSTER, 0x11));
+	step_end();
+	block_free(live);
+	block_free(b);
+	assert_int_equal(rig_status("qemu-img check -q " DISK " >leaks"), 3);
+	free(q.buf);
+}
+
 /* A refcount may not go down before the barrier. */
 static void
 space_is_freed_after_a_flush_only(void **s)
@@ -602,6 +640,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(space_that_is_given_up_is_held),
 		cmocka_unit_test(space_that_nobody_holds_is_used_again),
+		cmocka_unit_test(space_stays_held_when_the_image_is_closed),
 		cmocka_unit_test(space_is_freed_after_a_flush_only),
 		cmocka_unit_test(a_mapping_is_published_after_its_data),
 		cmocka_unit_test(an_entry_is_written_with_one_call),
