@@ -407,6 +407,22 @@ node_closed(struct link_call *call)
 	link_node_close_return(call);
 }
 
+/* Nobody is inside. */
+static void
+close_node(struct link_call *call, struct node *n)
+{
+	struct err e = ERR_INIT;
+
+	table_remove_node(server_table(call->server), n);
+	call->state = n;
+	call->finish = node_closed;
+	if (server_run(call, close_image))
+		return;
+	table_add_node(server_table(call->server), n);
+	(void)err_set(&e, ERR_GENERIC, ENOMEM, "cannot close '%s'", n->name);
+	link_call_fail(call, &e);
+}
+
 void
 link_node_close(struct link_call *call, struct link_node_close_args *arg)
 {
@@ -426,13 +442,74 @@ link_node_close(struct link_call *call, struct link_node_close_args *arg)
 		link_call_fail(call, &e);
 		return;
 	}
-	table_remove_node(server_table(call->server), n);
-	call->state = n;
-	call->finish = node_closed;
-	if (server_run(call, close_image))
+	if (n->flushing)
+		n->closing = call;
+	else
+		close_node(call, n);
+}
+
+/* --- flushing ------------------------------------------------------------------ */
+
+struct flush {
+	struct node *node; /* borrowed: it is not closed meanwhile */
+	int os;
+};
+
+/* Own thread: an NBD server may take its time. */
+static void
+flush_image(struct link_call *call)
+{
+	struct flush *f = call->state;
+
+	PARK("node.flushing");
+	f->os = node_flush(f->node);
+}
+
+static void
+node_flushed(struct link_call *call)
+{
+	struct flush *f = call->state;
+	struct node *n = f->node;
+	struct err e = ERR_INIT;
+	int os = f->os;
+
+	free(f);
+	if (os) {
+		(void)err_set(&e, ERR_GENERIC, os, "cannot flush '%s'",
+			      n->name);
+		link_call_fail(call, &e);
+	} else {
+		link_node_flush_return(call);
+	}
+	n->flushing--;
+	if (!n->flushing && n->closing)
+		close_node(steal(&n->closing), n);
+}
+
+void
+link_node_flush(struct link_call *call, struct link_node_flush_args *arg)
+{
+	AUTO(link_node_flush_args_free) struct link_node_flush_args *own = arg;
+	AUTO(free) struct flush *f = calloc(1, sizeof *f);
+	struct err e = ERR_INIT;
+	struct node *n = NULL;
+
+	if (!find_node(call, arg->node, &n, &e)) {
+		link_call_fail(call, &e);
 		return;
-	table_add_node(server_table(call->server), n);
-	(void)err_set(&e, ERR_GENERIC, ENOMEM, "cannot close '%s'", arg->node);
+	}
+	if (f) {
+		f->node = n;
+		call->state = f;
+		call->finish = node_flushed;
+		n->flushing++;
+		if (server_run(call, flush_image)) {
+			(void)steal(&f);
+			return;
+		}
+		n->flushing--;
+	}
+	(void)err_set(&e, ERR_GENERIC, ENOMEM, "cannot flush '%s'", arg->node);
 	link_call_fail(call, &e);
 }
 

@@ -29,6 +29,7 @@
 #include "tracking/gate.h"
 #include "view/cbw.h"
 
+struct link_call;
 struct node;
 struct server;
 
@@ -56,7 +57,8 @@ struct node {
 	uint64_t epoch_id;
 	struct attached *views; /* owned */
 	unsigned exports; /* how many refer to it; link thread */
-	bool closing; /* link thread */
+	unsigned flushing; /* threads that flush it for us; link thread */
+	struct link_call *closing; /* owned: that waits for them, or NULL */
 };
 
 /* @image is consumed on success. */

@@ -463,14 +463,19 @@ server_start(const struct server_options *o, struct server **out, struct err *e)
 void
 server_stop(struct server *s)
 {
+	bool more;
+
 	atomic_store(&s->stop, true);
 	server_wake(s);
 	(void)pthread_join(s->thread, NULL);
-	mtx_lock(&s->lock);
-	while (s->running)
-		mtx_wait(&s->lock, &s->idle);
-	mtx_unlock(&s->lock);
-	finish_calls(s);
+	do { /* the end of one call may begin another */
+		finish_calls(s);
+		mtx_lock(&s->lock);
+		while (s->running)
+			mtx_wait(&s->lock, &s->idle);
+		more = s->finished != NULL;
+		mtx_unlock(&s->lock);
+	} while (more);
 	(void)close(s->listener);
 	(void)close(s->wake);
 	(void)pthread_cond_destroy(&s->idle);

@@ -137,7 +137,8 @@ struct block {
 	bool detect_unmap; /* "detect-zeroes": "unmap" */
 	bool no_flush; /* "cache": {"no-flush": true} */
 	bool coherent; /* another open of this image sees what was
-			       * acknowledged here (false: after a flush) */
+			       * acknowledged here (false: after a flush,
+			       * see transaction.h rule 6) */
 };
 
 /* The size of an image that another thread may be making longer: a format

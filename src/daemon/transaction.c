@@ -2,6 +2,7 @@
 #include "daemon/transaction.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -291,14 +292,65 @@ refreshed(struct work *w)
 }
 
 static void
+refresh(struct transaction *t)
+{
+	t->work = (struct work){ .run = refresh_run, .done = refreshed };
+	work_submit(t->d->work, &t->d->loop, &t->work);
+}
+
+/* Rule 6: not every server shows to one connection what another has written. */
+struct flushing {
+	struct plane_request r;
+	struct transaction *t;
+	struct view_file *v;
+};
+
+static void
+on_flushed(struct plane_request *r, const struct json *ret,
+	   struct link_msg *msg, const struct err *e)
+{
+	struct flushing *f = container_of(r, struct flushing, r);
+	struct transaction *t = f->t;
+
+	(void)ret;
+	(void)msg;
+	if (e) {
+		log_error("%s", e->msg);
+		view_break(f->v->states, EIO);
+	}
+	free(f);
+	if (--t->asked == 0)
+		refresh(t);
+}
+
+static void
+ask_flush(struct transaction *t, struct view_file *v)
+{
+	struct link_node_flush_args arg = { .node = v->node->name };
+	struct flushing *f = xzalloc(sizeof *f);
+	struct json_out o;
+
+	f->r.done = on_flushed;
+	f->t = t;
+	f->v = v;
+	t->asked++;
+	plane_begin(&o);
+	link_put_node_flush(&o, &arg);
+	plane_ask(t->d->plane, &f->r, &o, NULL, 0);
+}
+
+static void
 cut_done(struct transaction *t)
 {
 	for (struct node_cut *c = t->cuts; c; c = c->next)
 		set_epoch(c);
 	for (struct new_view *v = t->views; v; v = v->next)
 		view_file_ready(v->v, steal(&v->block));
-	t->work = (struct work){ .run = refresh_run, .done = refreshed };
-	work_submit(t->d->work, &t->d->loop, &t->work);
+	for (struct new_view *v = t->views; v; v = v->next)
+		if (!v->v->image->coherent && v->v->node->in_plane)
+			ask_flush(t, v->v);
+	if (!t->asked)
+		refresh(t);
 }
 
 /* --- step 3: the data plane ---------------------------------------------------------- */

@@ -16,8 +16,9 @@
  *    knows whether it cut: the transaction fails, and the epoch that it would
  *    have opened belongs to every bitmap that records.  The registry says so
  *    before the failure is told.
- * 6. Readers open their images in step 2, and read their tables anew after the
- *    cut, before a job starts.
+ * 6. Readers open their images in step 2.  After the cut, before a job starts,
+ *    an image whose writes others see after a flush only (block->coherent) is
+ *    flushed by the data plane, and readers read their tables anew.
  *
  * In memory, a node that takes part has two epochs: the one that the cut
  * closes (node->epoch) and the one that it opens (cut->epoch).  Sets name both
