@@ -9,6 +9,7 @@
 
 #include "base/bits.h"
 #include "base/mtx.h"
+#include "base/park.h"
 
 struct throttle;
 
@@ -154,6 +155,7 @@ wait_turn(struct throttle *t, bool write, uint64_t len)
 	while (*p)
 		p = &(*p)->next;
 	*p = &w;
+	PARK("throttle.queued");
 	while ((s = must_wait(g, t, &w, write)) != 0) {
 		if (s < 0)
 			mtx_wait(&g->lock, &g->changed);
@@ -166,6 +168,7 @@ wait_turn(struct throttle *t, bool write, uint64_t len)
 	for (p = &t->queue[write]; *p != &w; p = &(*p)->next)
 		;
 	*p = w.next;
+	PARK("throttle.admitted");
 	if (g->turn[write] == t || !g->turn[write])
 		pass_turn(g, t, write);
 	mtx_unlock(&g->lock);
