@@ -305,8 +305,19 @@ MUTATIONS = [
        '\tr = before_change(n, off, len);\n\tif (!r)\n\t\tr = block_pwrite',
        '\tticket = gate_enter(&n->gate);\n\tadmit(n, true, len);\n'
        '\tr = before_change(n, off, len);\n\tif (!r)\n\t\tr = block_pwrite')],
-     'integration/throttle',
-     'test_cut_does_not_wait_for_a_guest_that_is_delayed'),
+     'node', 'rule_6_a_request_that_is_throttled_waits_outside_the_gate'),
+    ('node.h rule 6, zeroes', NODE,
+     [('\tadmit(n, true, len);\n\tticket = gate_enter(&n->gate);\n'
+       '\tr = before_change(n, off, len);\n\tif (!r)\n\t\tr = block_zero',
+       '\tticket = gate_enter(&n->gate);\n\tadmit(n, true, len);\n'
+       '\tr = before_change(n, off, len);\n\tif (!r)\n\t\tr = block_zero')],
+     'node', 'rule_6_a_request_that_is_throttled_waits_outside_the_gate'),
+    ('node.h rule 6, discards', NODE,
+     [('\tadmit(n, true, len);\n\tticket = gate_enter(&n->gate);\n'
+       '\tr = before_change(n, off, len);\n\tif (!r)\n\t\tr = block_discard',
+       '\tticket = gate_enter(&n->gate);\n\tadmit(n, true, len);\n'
+       '\tr = before_change(n, off, len);\n\tif (!r)\n\t\tr = block_discard')],
+     'node', 'rule_6_a_request_that_is_throttled_waits_outside_the_gate'),
 
     ('node.h rule 8', NODE,
      [('return likely(range_fits(off, len, n->image->size));',

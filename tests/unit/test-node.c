@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "block/throttle.h"
 #include "fault.h"
 #include "step.h"
 #include "unit.h"
@@ -313,6 +314,48 @@ rule_5_reads_and_flushes_pass_a_closed_gate(void **s)
 }
 
 static void
+throttle(struct rig *r)
+{
+	struct throttle_config c = { .of[THROTTLE_BPS_TOTAL].avg = 1 };
+	struct err e = ERR_INIT;
+	struct block *b;
+
+	for (int i = 0; i < THROTTLE_BUCKETS; i++)
+		c.of[i].length = 1;
+	assert_ok(block_throttle_open(&r->image->block, "g", &c, &b, &e), &e);
+	b->discard_unmap = true;
+	r->node = node_new("disk", b);
+	assert_non_null(r->node);
+}
+
+static void
+rule_6_a_request_that_is_throttled_waits_outside_the_gate(void **s)
+{
+	(void)s;
+	for (enum change c = WRITE; c < CHANGES; c++) {
+		struct rig r = { .image = mem_image_new(SIZE) };
+		struct guest g = { .rig = &r, .change = c };
+		struct actor a;
+
+		step_reset();
+		throttle(&r);
+		assert_int_equal(change(&r, c, 0, 4096), 0);
+		actor_start(&a, guest_changes, &g); /* it would take an hour */
+		assert_true(actor_is_held_at(&a, "throttle.queued", 2));
+		gate_close(&r.node->gate);
+		assert_true(gate_wait_empty(&r.node->gate, 0));
+		gate_open(&r.node->gate);
+		block_admit_all(r.node->image, true);
+		actor_join(&a);
+		block_admit_all(r.node->image, false);
+		assert_int_equal(g.r, 0);
+		assert_int_equal(changes_of(r.image), 2);
+		node_free(r.node);
+		step_end();
+	}
+}
+
+static void
 a_discard_that_the_image_drops_changes_nothing_and_records_nothing(void **s)
 {
 	struct rig r;
@@ -433,6 +476,8 @@ main(void)
 		cmocka_unit_test(
 			rule_3_a_view_that_breaks_does_not_keep_the_others_from_saving),
 		cmocka_unit_test(rule_5_reads_and_flushes_pass_a_closed_gate),
+		cmocka_unit_test(
+			rule_6_a_request_that_is_throttled_waits_outside_the_gate),
 		cmocka_unit_test(
 			rule_7_the_image_holds_space_while_a_view_is_attached),
 		cmocka_unit_test(
