@@ -138,6 +138,25 @@ def differences(schema, everything):
     yield ""
 
 
+NO_EFFECT = re.compile(r"\bwithout effect: (.*)", re.DOTALL)
+
+
+def without_effect(types):
+    """Members that are taken and change nothing; their text says why."""
+    yield "## Accepted without effect"
+    yield ""
+    yield "So that what works against QEMU works here; nothing depends on " \
+        "them."
+    yield ""
+    for t in types:
+        for m in getattr(t, "own", ()):
+            found = NO_EFFECT.search(para(t.doc.members[m.name]))
+            if found:
+                why = " ".join(found.group(1).split())
+                yield f"- `{m.name}` of [{t.name}](#{anchor(t.name)}): {why}"
+    yield ""
+
+
 def text(schema):
     types = [t for t in schema.local("enum", "struct", "union", "alternate")
              if not t.implicit]
@@ -148,6 +167,8 @@ def text(schema):
              "Every command, event and type that stillpointd offers to "
              "clients. Generated from the schema.", ""]
     lines += differences(schema, commands + events + types)
+    lines += without_effect([c.arg for c in commands if c.arg and
+                             c.arg.implicit] + types)
     lines += ["## Commands", ""]
     for c in commands:
         lines += command_text(c)

@@ -49,8 +49,8 @@ plan_place(struct graph *g, struct place *p, const struct blockdev_ref *r,
 	n = graph_node(g, r->u.reference);
 	if (!n)
 		return err_set(e, ERR_GENERIC, 0,
-			       "Cannot find device='' nor node-name='%s'",
-			       r->u.reference);
+			       "Cannot find device='%s' nor node-name='%s'",
+			       r->u.reference, r->u.reference);
 	if (!check_node(n, e))
 		return false;
 	p->node = n;

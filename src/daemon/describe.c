@@ -64,10 +64,17 @@ describe_raw(const struct node *n, bool read_only, int *fds, unsigned *nfds)
 	return i;
 }
 
+const struct blockdev_options_null *
+null_options(const struct blockdev_options *o)
+{
+	return o->driver == BLOCKDEV_DRIVER_NULL_CO ? o->u.null_co
+						    : o->u.null_aio;
+}
+
 static struct link_image *
 describe_null(const struct node *n)
 {
-	const struct blockdev_options_null *o = n->options->u.null_co;
+	const struct blockdev_options_null *o = null_options(n->options);
 	struct link_image *i = common(n, LINK_DRIVER_NULL_CO);
 	struct link_image_null *to = i->u.null_co = xzalloc(sizeof *to);
 
@@ -221,6 +228,7 @@ by_driver(const struct node *n, bool read_only, int *fds, unsigned *nfds)
 	case BLOCKDEV_DRIVER_FILE:
 	case BLOCKDEV_DRIVER_HOST_DEVICE: return describe_file(n, fds, nfds);
 	case BLOCKDEV_DRIVER_RAW: return describe_raw(n, read_only, fds, nfds);
+	case BLOCKDEV_DRIVER_NULL_AIO:
 	case BLOCKDEV_DRIVER_NULL_CO: return describe_null(n);
 	case BLOCKDEV_DRIVER_NBD: return describe_nbd(n);
 	case BLOCKDEV_DRIVER_BLKDEBUG:

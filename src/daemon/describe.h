@@ -17,4 +17,8 @@
 struct link_image *describe_node(const struct node *n, int *fds,
 				 unsigned *nfds);
 
+/* Of a node that is null-co or null-aio. */
+const struct blockdev_options_null *
+null_options(const struct blockdev_options *o);
+
 #endif

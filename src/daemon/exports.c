@@ -96,9 +96,10 @@ check_node(struct graph *g, const struct block_export_options *o,
 		return false;
 	if (!node_check_permission(g, n, &wanted, e))
 		return false;
-	if (o->writable && n->read_only)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Cannot export read-only node as writable");
+	if (o->writable &&
+	    !node_check_writable(n, "Cannot export read-only node as writable",
+				 e))
+		return false;
 	if (o->iothread)
 		return err_set(e, ERR_GENERIC, 0, "iothread \"%s\" not found",
 			       o->iothread);
@@ -362,7 +363,8 @@ qmp_nbd_server_add(struct qmp_call *call, struct qmp_nbd_server_add_args *arg)
 	o->id = xstrdup(arg->name ? arg->name : arg->device);
 	o->node_name = xstrdup(n->name);
 	o->has_writable = true;
-	o->writable = arg->has_writable && arg->writable && !n->read_only;
+	o->writable = arg->has_writable && arg->writable &&
+		      (!n->read_only || n->read_only_below);
 	o->u.nbd = xzalloc(sizeof *o->u.nbd);
 	o->u.nbd->name = xstrdup(o->id);
 	o->u.nbd->description = steal(&arg->description);

@@ -131,7 +131,6 @@ graph_name_check(struct graph *g, const char *node_name, struct err *e)
 void
 graph_add_node(struct graph *g, struct node *n)
 {
-	n->born = ++g->births;
 	n->next = g->nodes;
 	g->nodes = n;
 	for (int i = 0; i < CHILD_ROLES; i++)
@@ -232,6 +231,27 @@ node_filtered(const struct node *n)
 	}
 }
 
+bool
+node_check_writable(const struct node *n, const char *text, struct err *e)
+{
+	return !n->read_only ||
+	       err_set(e, ERR_GENERIC, 0, "%s",
+		       n->read_only_below ? "Block node is read-only" : text);
+}
+
+void
+node_look_below(struct node *n)
+{
+	const struct node *below = node_filtered(n);
+
+	if (!below)
+		return;
+	if (below->read_only && !n->read_only)
+		n->read_only = n->read_only_below = true;
+	else if (!below->read_only && n->read_only_below)
+		n->read_only = n->read_only_below = false;
+}
+
 int
 node_fd(const struct node *n)
 {
@@ -252,6 +272,7 @@ node_filename(const struct node *n)
 		return n->options->u.host_device->filename;
 	case BLOCKDEV_DRIVER_NBD:
 		return n->target ? target_address(n->target) : "";
+	case BLOCKDEV_DRIVER_NULL_AIO: return "null-aio://";
 	case BLOCKDEV_DRIVER_NULL_CO: return "null-co://";
 	default: return "";
 	}

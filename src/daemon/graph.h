@@ -60,12 +60,13 @@ struct bitmap {
 
 struct node {
 	struct node *next; /* newest first */
-	uint64_t born; /* when it came, among nodes and filters */
+	uint64_t born; /* when it came, among nodes and filters; 0: not yet */
 	char *name; /* owned */
 	struct blockdev_options *options; /* owned: as they were given */
 	uint64_t size;
 	uint32_t cluster; /* unit of allocation, bytes; 0: none */
 	bool read_only;
+	bool read_only_below; /* and only because of what is below it */
 	bool monitor_owned; /* made by blockdev-add, not inside another node */
 	int fd; /* owned: the file, with the image lock; -1: it is none */
 	struct throttle_config limits; /* a throttle node's group's */
@@ -171,6 +172,13 @@ bool node_stands_on(const struct node *top, const struct node *n);
 
 /* The child whose size and content are the node's; NULL: it has its own. */
 const struct node *node_filtered(const struct node *n);
+
+/* "Block node is read-only", or @text when it was asked for. */
+bool node_check_writable(const struct node *n, const char *text, struct err *e)
+	MUST_CHECK;
+
+/* @n passes requests on, and what is below it may have changed. */
+void node_look_below(struct node *n);
 
 /* What the node's data is kept in: its own file, or its child's. */
 int node_fd(const struct node *n); /* borrowed; -1: no file */

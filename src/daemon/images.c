@@ -34,6 +34,11 @@ common_check(const struct node *n, struct err *e)
 		return err_set(e, ERR_GENERIC, 0,
 			       "setting detect-zeroes to unmap is not allowed "
 			       "without setting discard operation to unmap");
+	if (o->has_active && !o->active)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Node '%s' cannot be inactive: nobody hands "
+			       "images over to this process",
+			       n->name);
 	if (o->force_share && !o->read_only)
 		return err_set(e, ERR_GENERIC, 0,
 			       "force-share=on can only be used with read-only "
@@ -190,10 +195,32 @@ try_open(struct node *n, struct err *e)
 }
 
 static bool
+file_check(const struct blockdev_options *o, struct err *e)
+{
+	const struct blockdev_options_file *f = file_options(o);
+
+	if (!f->filename[0])
+		return err_set(e, ERR_GENERIC, 0,
+			       "The '%s' block driver requires a file name",
+			       blockdev_driver_str(o->driver));
+	if (f->has_aio && f->aio == BLOCKDEV_AIO_OPTIONS_NATIVE && !direct(o))
+		return err_set(e, ERR_GENERIC, 0,
+			       "aio=native was specified, but it requires "
+			       "cache.direct=on, which was not specified.");
+	if (f->pr_manager)
+		return err_set(e, ERR_GENERIC, 0,
+			       "No persistent reservation manager with id '%s'",
+			       f->pr_manager);
+	return true;
+}
+
+static bool
 open_file(struct daemon *d, struct node *n, struct err *e)
 {
 	AUTO(close) int fd = -1;
 
+	if (!file_check(n->options, e))
+		return false;
 	/* a descriptor that the data plane kept is locked already */
 	if (n->fd < 0) {
 		if (!open_path(d, n, &fd, e) ||
@@ -230,7 +257,8 @@ open_raw(struct node *n, struct err *e)
 		return err_set(e, ERR_GENERIC, 0,
 			       "offset and size of a raw node cannot be "
 			       "negative");
-	return needs_writing(n, n->child[CHILD_FILE], e) && try_open(n, e);
+	node_look_below(n);
+	return try_open(n, e);
 }
 
 /* --- blkdebug ----------------------------------------------------------------------- */
@@ -272,6 +300,7 @@ open_blkdebug(struct daemon *d, struct node *n, struct err *e)
 {
 	const struct blockdev_options_blkdebug *o = n->options->u.blkdebug;
 
+	node_look_below(n);
 	if (!d->cfg.allow_fault_injection)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Driver 'blkdebug' needs a server that was "
@@ -280,8 +309,7 @@ open_blkdebug(struct daemon *d, struct node *n, struct err *e)
 	       in_range("max-transfer", o->max_transfer, 0, INT32_MAX, e) &&
 	       in_range("max-write-zero", o->max_write_zero, 0, INT32_MAX, e) &&
 	       in_range("max-discard", o->max_discard, 0, INT32_MAX, e) &&
-	       rules_check(o, e) &&
-	       needs_writing(n, n->child[CHILD_IMAGE], e) && try_open(n, e);
+	       rules_check(o, e) && try_open(n, e);
 }
 
 /* --- throttle ----------------------------------------------------------------------- */
@@ -289,7 +317,8 @@ open_blkdebug(struct daemon *d, struct node *n, struct err *e)
 static bool
 open_throttle(struct node *n, struct err *e)
 {
-	return needs_writing(n, n->child[CHILD_FILE], e) && try_open(n, e);
+	node_look_below(n);
+	return try_open(n, e);
 }
 
 /* --- qcow2 ------------------------------------------------------------------------- */
@@ -343,6 +372,35 @@ cache_check(const struct blockdev_options_qcow2 *o, struct err *e)
 	return true;
 }
 
+static bool
+qcow2_check(const struct blockdev_options_qcow2 *o, const struct node *n,
+	    struct err *e)
+{
+	uint64_t entry = (uint64_t)o->l2_cache_entry_size;
+	uint64_t cluster = UINT64_C(1) << n->qcow2->cluster_bits;
+
+	if (!cache_check(o, e))
+		return false;
+	if (o->has_l2_cache_entry_size &&
+	    (!is_pow2(entry) || entry < 512 || entry > cluster))
+		return err_set(e, ERR_GENERIC, 0,
+			       "L2 cache entry size must be a power of two "
+			       "between 512 and the cluster size (%" PRIu64 ")",
+			       cluster);
+	if (o->has_cache_clean_interval &&
+	    (uint64_t)o->cache_clean_interval > UINT32_MAX)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Cache clean interval too big");
+	if (o->has_discard_no_unref && o->discard_no_unref)
+		return err_set(e, ERR_GENERIC, 0,
+			       "discard-no-unref is not supported");
+	if (o->has_lazy_refcounts && o->lazy_refcounts && n->qcow2->version < 3)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Lazy refcounts require a qcow2 image with at "
+			       "least qemu 1.1 compatibility level");
+	return true;
+}
+
 /* This layer alone: those below were opened before. */
 static bool
 try_layer(struct node *n, struct err *e)
@@ -361,7 +419,7 @@ open_qcow2(struct node *n, struct err *e)
 {
 	const struct node *data = n->child[CHILD_DATA_FILE];
 
-	if (!cache_check(n->options->u.qcow2, e) ||
+	if (!qcow2_check(n->options->u.qcow2, n, e) ||
 	    !needs_writing(n, n->child[CHILD_FILE], e) ||
 	    (data && !needs_writing(n, data, e)))
 		return false;
@@ -378,7 +436,7 @@ open_qcow2(struct node *n, struct err *e)
 static bool
 open_null(struct node *n, struct err *e)
 {
-	const struct blockdev_options_null *o = n->options->u.null_co;
+	const struct blockdev_options_null *o = null_options(n->options);
 
 	if (o->has_size && o->size < 0)
 		return err_set(e, ERR_GENERIC, 0,
@@ -455,6 +513,7 @@ image_open(struct daemon *d, struct node *n, struct err *e)
 	case BLOCKDEV_DRIVER_FILE:
 	case BLOCKDEV_DRIVER_HOST_DEVICE: return open_file(d, n, e);
 	case BLOCKDEV_DRIVER_RAW: return open_raw(n, e);
+	case BLOCKDEV_DRIVER_NULL_AIO:
 	case BLOCKDEV_DRIVER_NULL_CO: return open_null(n, e);
 	case BLOCKDEV_DRIVER_NBD: return open_nbd(d, n, e);
 	case BLOCKDEV_DRIVER_BLKDEBUG: return open_blkdebug(d, n, e);
@@ -545,15 +604,17 @@ image_reopen(struct daemon *d, const struct node *now, struct node *then,
 	     struct err *e)
 {
 	then->read_only = then->options->read_only;
+	then->read_only_below = false;
 	if (!common_check(then, e))
 		return false;
 	switch (then->options->driver) {
 	case BLOCKDEV_DRIVER_NBD: return reopen_nbd(now, then, e);
 	case BLOCKDEV_DRIVER_FILE:
 	case BLOCKDEV_DRIVER_HOST_DEVICE:
-		return reopen_file(d, now, then, e) && try_open(then, e);
+		return file_check(then->options, e) &&
+		       reopen_file(d, now, then, e) && try_open(then, e);
 	case BLOCKDEV_DRIVER_QCOW2:
-		return cache_check(then->options->u.qcow2, e) &&
+		return qcow2_check(then->options->u.qcow2, then, e) &&
 		       try_open(then, e);
 	default: return try_open(then, e);
 	}

@@ -107,7 +107,11 @@ plan_reference(struct node_add *a, const char *name, const char *parent,
 
 	if (!n) {
 		(void)err_set(e, ERR_GENERIC, 0,
-			      "Cannot find device='' nor node-name='%s'", name);
+			      "%sCannot find device='%s' nor node-name='%s'",
+			      role == CHILD_BACKING
+				      ? "Could not open backing file: "
+				      : "",
+			      name, name);
 		return NULL;
 	}
 	if (!node_check_child(a->d->graph, n, parent, role, e))
@@ -272,6 +276,18 @@ node_add_open(struct node_add *a, struct err *e)
 
 /* --- the result (loop) --------------------------------------------------------------- */
 
+/* As QEMU opens them: a node's file comes before it, all else after it. */
+static void
+give_births(struct graph *g, struct node *n)
+{
+	if (!n || n->born)
+		return;
+	give_births(g, n->child[CHILD_FILE]);
+	n->born = ++g->births;
+	for (int i = 0; i < CHILD_ROLES; i++)
+		give_births(g, n->child[i]);
+}
+
 struct node *
 node_add_finish(struct node_add *a)
 {
@@ -281,6 +297,7 @@ node_add_finish(struct node_add *a)
 		a->v[i]->above = NULL;
 		graph_add_node(a->d->graph, a->v[i]);
 	}
+	give_births(a->d->graph, top);
 	stored_adopt(top);
 	top->monitor_owned = true;
 	a->n = 0;
@@ -468,4 +485,23 @@ qmp_blockdev_del(struct qmp_call *call, struct qmp_blockdev_del_args *arg)
 	}
 	del->work = (struct work){ .run = del_store_run, .done = del_stored };
 	work_submit(d->work, &d->loop, &del->work);
+}
+
+/* --- blockdev-set-active -------------------------------------------------------------------- */
+
+bool
+qmp_blockdev_set_active(struct qmp_call *call,
+			const struct qmp_blockdev_set_active_args *arg,
+			struct err *e)
+{
+	struct daemon *d = qmp_call_opaque(call);
+
+	if (arg->node_name && !graph_node(d->graph, arg->node_name))
+		return err_set(e, ERR_GENERIC, 0,
+			       "Failed to find node with node-name='%s'",
+			       arg->node_name);
+	return arg->active ||
+	       err_set(e, ERR_GENERIC, 0,
+		       "Nodes cannot be inactive: nobody takes images over "
+		       "from this process");
 }

@@ -182,6 +182,9 @@ paths_open(const struct paths *p, const char *filename, int flags, int *out,
 	if (fstat(fd, &st) < 0)
 		return err_set(e, ERR_GENERIC, errno, "Could not open '%s'",
 			       filename);
+	if (S_ISDIR(st.st_mode))
+		return err_set(e, ERR_GENERIC, EISDIR, "Could not open '%s'",
+			       filename);
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return err_set(e, ERR_GENERIC, 0,
 			       "Could not open '%s': it is not a regular file "

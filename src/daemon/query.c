@@ -119,6 +119,9 @@ describe_image(const struct node *n, bool flat)
 	i->filename = xstrdup(node_filename(n));
 	i->format = xstrdup(blockdev_driver_str(n->options->driver));
 	i->virtual_size = (int64_t)n->size;
+	if (n->options->driver == BLOCKDEV_DRIVER_NULL_CO ||
+	    n->options->driver == BLOCKDEV_DRIVER_NULL_AIO)
+		i->has_actual_size = true; /* nothing at all */
 	if (node_fd(n) >= 0 && fstat(node_fd(n), &st) == 0) {
 		i->has_actual_size = true;
 		i->actual_size = (int64_t)st.st_blocks * 512;
@@ -154,7 +157,7 @@ describe_node(const struct node *n, bool flat, struct err *e)
 
 	i->file = xstrdup(node_filename(n));
 	i->node_name = xstrdup(n->name);
-	i->ro = n->read_only;
+	i->ro = n->read_only && !n->read_only_below;
 	i->drv = xstrdup(blockdev_driver_str(o->driver));
 	i->active = true;
 	i->detect_zeroes = o->has_detect_zeroes
@@ -174,6 +177,31 @@ describe_node(const struct node *n, bool flat, struct err *e)
 	return steal(&i);
 }
 
+static int
+by_age(const void *a, const void *b)
+{
+	const struct node *const *x = a, *const *y = b;
+
+	return (*x)->born < (*y)->born ? 1 : -1;
+}
+
+/* Newest first.  The caller's; the nodes are borrowed. */
+static const struct node **
+nodes_by_age(const struct graph *g, size_t *n)
+{
+	const struct node **v;
+
+	*n = 0;
+	for (const struct node *i = g->nodes; i; i = i->next)
+		++*n;
+	v = xcalloc(*n + 1, sizeof(struct node *));
+	*n = 0;
+	for (const struct node *i = g->nodes; i; i = i->next)
+		v[(*n)++] = i;
+	qsort(v, *n, sizeof(struct node *), by_age);
+	return v;
+}
+
 bool
 qmp_query_named_block_nodes(struct qmp_call *call,
 			    const struct qmp_query_named_block_nodes_args *arg,
@@ -182,15 +210,17 @@ qmp_query_named_block_nodes(struct qmp_call *call,
 	struct daemon *d = qmp_call_opaque(call);
 	bool flat = arg->has_flat && arg->flat;
 	uint64_t last = UINT64_MAX;
+	size_t n;
+	AUTO(free) const struct node **v = nodes_by_age(d->graph, &n);
 
-	for (const struct node *n = d->graph->nodes; n; n = n->next) {
-		struct block_device_info *i;
+	for (size_t i = 0; i < n; i++) {
+		struct block_device_info *info;
 
-		if (!filters_describe(d->graph, n->born, last, ret, e))
+		if (!filters_describe(d->graph, v[i]->born, last, ret, e))
 			return false;
-		last = n->born;
-		i = describe_node(n, flat, e);
-		if (!i || !block_device_info_list_append(ret, i))
+		last = v[i]->born;
+		info = describe_node(v[i], flat, e);
+		if (!info || !block_device_info_list_append(ret, info))
 			return false;
 	}
 	return filters_describe(d->graph, 0, last, ret, e);

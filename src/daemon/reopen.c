@@ -29,7 +29,7 @@ struct change {
 	int fd; /* owned, or -1 */
 	uint64_t size;
 	uint32_t cluster;
-	bool read_only;
+	bool read_only, read_only_below;
 };
 
 struct reopening {
@@ -245,6 +245,7 @@ exchange(struct change *c)
 	SWAP(n->size, c->size);
 	SWAP(n->cluster, c->cluster);
 	SWAP(n->read_only, c->read_only);
+	SWAP(n->read_only_below, c->read_only_below);
 	SWAP(n->fd, c->fd);
 	for (int i = 0; i < CHILD_ROLES; i++) {
 		SWAP(n->child[i], c->child[i]);
@@ -255,13 +256,26 @@ exchange(struct change *c)
 	}
 }
 
+/* Children first. */
+static void
+look_below(struct node *n)
+{
+	for (int i = 0; i < CHILD_ROLES; i++)
+		if (n->child[i])
+			look_below(n->child[i]);
+	node_look_below(n);
+}
+
 static void
 exchange_all(struct reopening *r)
 {
 	for (struct change *c = r->changes; c; c = c->next)
 		exchange(c);
-	for (struct node *n = r->d->graph->nodes; n; n = n->next)
+	for (struct node *n = r->d->graph->nodes; n; n = n->next) {
+		if (!n->parents)
+			look_below(n);
 		n->layers = node_layers(n);
+	}
 }
 
 /* Nobody holds them any more. */
@@ -444,8 +458,11 @@ is_written(struct graph *g, const struct node *n)
 	enum child_role role;
 	const struct node *p = graph_parent(g, n, &role);
 
-	return graph_device(g, n) ||
-	       (p && role != CHILD_BACKING && !p->read_only);
+	if (graph_device(g, n))
+		return true;
+	if (!p || role == CHILD_BACKING || p->read_only)
+		return false;
+	return !node_filtered(p) || is_written(g, p);
 }
 
 static bool
@@ -468,18 +485,24 @@ parent_follows(const struct reopening *r, const struct node *n)
 	return false;
 }
 
-/* What writes to @c can write to its children, when all is changed. */
+static bool
+read_only_then(const struct reopening *r, const struct node *n)
+{
+	for (const struct change *c = r->changes; c; c = c->next)
+		if (c->node == n)
+			return c->read_only;
+	return n->read_only;
+}
+
+/* What writes to its children for itself needs them writable, when all is
+ * changed.
+ */
 static bool
 children_check(const struct reopening *r, struct change *c, struct err *e)
 {
 	for (int i = 0; i < CHILD_ROLES && !c->read_only; i++) {
-		const struct node *n = c->child[i];
-		bool read_only = n && n->read_only;
-
-		for (const struct change *o = r->changes; o; o = o->next)
-			if (o->node == n)
-				read_only = o->read_only;
-		if (i == CHILD_BACKING || !read_only)
+		if (i == CHILD_BACKING || !c->child[i] ||
+		    node_filtered(c->node) || !read_only_then(r, c->child[i]))
 			continue;
 		if (!c->options->auto_read_only)
 			return err_set(e, ERR_GENERIC, 0,

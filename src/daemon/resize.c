@@ -59,11 +59,16 @@ struct resizing {
 /* --- checks ------------------------------------------------------------------ */
 
 static bool
-drivers_check(const struct node *n, uint64_t size, struct err *e)
+drivers_check(const struct node *n, uint64_t size, uint64_t asked,
+	      struct err *e)
 {
 	for (; n; n = node_filtered(n)) {
 		const struct blockdev_options *o = n->options;
 
+		if (o->driver == BLOCKDEV_DRIVER_QCOW2 && asked % 512)
+			return err_set(e, ERR_GENERIC, 0,
+				       "The new size must be a multiple of "
+				       "512");
 		if (o->driver == BLOCKDEV_DRIVER_RAW && o->u.raw->has_size)
 			return err_set(e, ERR_GENERIC, 0,
 				       "Cannot resize fixed-size raw disks");
@@ -133,8 +138,9 @@ check(struct resizing *r, struct err *e)
 			       "block job: backup",
 			       n->name);
 	if (n->read_only)
-		return err_set(e, ERR_GENERIC, 0, "Block node is read-only");
-	if (!drivers_check(n, r->size, e) || !bitmaps_check(n, e))
+		return err_set(e, ERR_GENERIC, 0, "Image is read-only");
+	if (!drivers_check(n, r->size, (uint64_t)r->arg->size, e) ||
+	    !bitmaps_check(n, e))
 		return false;
 	if (n->exports && (!n->in_plane || !plane_is_up(r->d->plane)))
 		return err_set(e, ERR_GENERIC, 0,

@@ -113,4 +113,4 @@ def test_nodes_that_are_used_or_not_there(q, disks):
     assert job(q, driver="qcow2", file="disk0", size=SIZE) == \
         "Node 'disk0' is in use"
     assert job(q, driver="qcow2", file="x", size=SIZE) == \
-        "Cannot find device='' nor node-name='x'"
+        "Cannot find device='x' nor node-name='x'"

@@ -136,7 +136,7 @@ def test_what_is_in_the_way_is_named(q, disks, make_server):
         "child)."
     disks.node("ro", read_only=True)
     assert q.error("block_resize", node_name="ro", size=512).desc == \
-        "Block node is read-only"
+        "Image is read-only"
 
 
 @pytest.mark.needs("stillpoint")

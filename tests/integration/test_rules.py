@@ -195,7 +195,7 @@ def test_graph_rule_4_children_live_while_somebody_has_them(q, disks, dir):
 
 def test_graph_rule_5_a_node_cannot_stand_on_itself(q):
     e = q.error("blockdev-add", driver="raw", node_name="r", file="r")
-    assert e.desc == "Cannot find device='' nor node-name='r'"
+    assert e.desc == "Cannot find device='r' nor node-name='r'"
     assert nodes(q) == []
 
 

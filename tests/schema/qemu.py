@@ -27,12 +27,14 @@ from model import Schema        # noqa: E402
 
 # Ours alone, or newer than the oldest QEMU that we test with (7.2).
 OUR_COMMANDS = {"x-query-cuts": "ours", "query-status": "emulator only",
-                "block-job-change": "QEMU 8.2"}
+                "block-job-change": "QEMU 8.2",
+                "blockdev-set-active": "QEMU 10.0"}
 ADDED = {
     "x-reason": "ours",
     "x-tls-certificates": "ours", "x-tls-psk-file": "ours",
     "x-tls-username": "ours",
     "min-cluster-size": "QEMU 9.2", "discard-source": "QEMU 9.1",
+    "discard-no-unref": "QEMU 8.1",
     "on-cbw-error": "QEMU 10.1", "cbw-timeout": "QEMU 10.1",
     "active": "QEMU 10.0", "allow-inactive": "QEMU 10.0",
     "handshake-max-seconds": "QEMU 10.0", "qom-path": "QEMU 10.0",
