@@ -85,4 +85,16 @@ MUTATIONS = [
     ('qcow2-priv.h rule 10', FOLDER + 'map.c',
      [('\tif (host & (q->g.cluster_size - 1))\n\t\treturn false;\n', '')],
      STEPS, 'an_entry_without_sense_is_not_followed'),
+    ('header.h rule 1', FOLDER + 'header.c',
+     [('if (make_between(c, h))', 'if (!c->size)')],
+     'qcow2-header', 'a_backing_file_is_the_old_or_the_new_one'),
+    ('header.h rule 1, the name first', FOLDER + 'header.c',
+     [('\tint r = put(c, c->between, c->name_at, c->size);\n\n'
+       '\tif (!r)\n\t\tr = put(c, c->between, 0, sector);',
+       '\tint r = put(c, c->between, 0, sector);\n\n\tif (!r)\n'
+       '\t\tr = put(c, c->between, c->name_at, c->size);')],
+     'qcow2-header', 'a_backing_file_is_the_old_or_the_new_one'),
+    ('header.h rule 1, small clusters', FOLDER + 'header.c',
+     [('if (!fits_one_sector(c, h)) {', 'if (c->size) {')],
+     'qcow2-header', 'a_header_that_gets_an_extension_is_whole_at_any_moment'),
 ]

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "block/qcow2/header.h"
 #include "block/qcow2/qcow2.h"
 
 /* --- options by name ------------------------------------------------------------ */
@@ -145,25 +146,41 @@ change(struct qcow2_header *h, const struct qcow2_amend_options *o,
 	return !o->set_backing || set_backing(h, o, e);
 }
 
-/* The first cluster is read into @area and written from @now. */
+static int
+write_file(void *opaque, const void *buf, size_t len, uint64_t off)
+{
+	return block_pwrite(opaque, buf, len, off);
+}
+
+static int
+flush_file(void *opaque)
+{
+	return block_flush(opaque);
+}
+
+/* The first cluster is read into @area. */
 static bool
-rewrite(struct block *file, struct qcow2_header *h, void *area, void *now,
-	struct err *e)
+rewrite(struct block *file, struct qcow2_header *h, void *area, struct err *e)
 {
 	size_t size = (size_t)1 << h->cluster_bits;
 	size_t there = (size_t)min_u64(size, file->size);
+	struct qcow2_header_file f = {
+		.write = write_file,
+		.flush = flush_file,
+		.opaque = file,
+		.sector = (uint32_t)max_u64(512, file->min_block),
+	};
 	int r = block_pread(file, area, there, 0);
 
 	if (r)
 		return err_set(e, ERR_GENERIC, r,
 			       "Could not read qcow2 header");
-	if (!qcow2_header_serialise(h, now, size, area, e))
-		return false;
-	r = block_pwrite(file, now, size, 0);
-	if (!r)
-		r = block_flush(file);
-	return r ? err_set(e, ERR_GENERIC, r, "Could not update qcow2 header")
-		 : true;
+	r = qcow2_header_replace(&f, h, area);
+	if (r == EMSGSIZE)
+		return err_set(e, ERR_GENERIC, 0,
+			       "The header does not fit into one cluster");
+	return r == 0 ||
+	       err_set(e, ERR_GENERIC, r, "Could not update qcow2 header");
 }
 
 bool
@@ -172,17 +189,14 @@ qcow2_amend(struct block *file, const struct qcow2_amend_options *o,
 {
 	AUTO(free) struct qcow2_info *info = malloc(sizeof *info);
 	AUTO(free) void *area = NULL;
-	AUTO(free) void *now = NULL;
 
 	if (info && !qcow2_probe(file, info, e))
 		return false;
-	if (info) {
+	if (info)
 		area = calloc(1, (size_t)1 << info->header.cluster_bits);
-		now = malloc((size_t)1 << info->header.cluster_bits);
-	}
-	if (!area || !now)
+	if (!area)
 		return err_set(e, ERR_GENERIC, ENOMEM,
 			       "Could not update qcow2 header");
 	return change(&info->header, o, e) &&
-	       rewrite(file, &info->header, area, now, e);
+	       rewrite(file, &info->header, area, e);
 }

@@ -4,9 +4,8 @@
  * format, version 2 to version 3, lazy refcounts.  Clusters are not touched;
  * the caller answers for a new backing file having the content of the old one.
  *
- * The new first cluster is one write, followed by a flush.  A death keeps the
- * old header or the new one; a power cut does so where the two differ in one
- * sector, and else may leave extensions or a name of both.
+ * Durable on return; a death or a power cut keeps the old header or the new
+ * one (header.h).
  *
  * The image must not be open anywhere else.  Blocks; any thread.
  */

@@ -8,6 +8,7 @@
 
 #include "base/park.h"
 #include "block/qcow2/bitmaps-priv.h"
+#include "block/qcow2/header.h"
 
 /* QEMU's: 1024 bytes for each of 65535 bitmaps. */
 #define DIRECTORY_MAX (UINT64_C(1024) * QCOW2_BITMAPS_MAX)
@@ -325,25 +326,40 @@ set_flag(struct qcow2 *q, bool on)
 	return r ? r : qcow2_barrier(q);
 }
 
+static int
+write_file(void *opaque, const void *buf, size_t len, uint64_t off)
+{
+	return qcow2_meta_write(opaque, buf, len, off);
+}
+
+static int
+flush_file(void *opaque)
+{
+	return qcow2_barrier(opaque);
+}
+
 /* Rule 4. */
 static int
-rewrite_header(struct qcow2 *q, const uint8_t *old,
+rewrite_header(struct qcow2 *q, uint8_t *old,
 	       const struct qcow2_bitmaps_ext *place)
 {
-	AUTO(free) uint8_t *area = malloc(q->g.cluster_size);
-	struct err e = ERR_INIT;
-	int r = area ? set_flag(q, false) : ENOMEM;
+	struct qcow2_header_file f = {
+		.write = write_file,
+		.flush = flush_file,
+		.opaque = q,
+		.sector = (uint32_t)max_u64(SECTOR, q->file->min_block),
+	};
+	int r = set_flag(q, false);
 
 	if (r)
 		return r;
+	be64_put(old + QCOW2_AT_AUTOCLEAR, q->h.autoclear);
 	q->h.has_bitmaps = place->count > 0;
 	q->h.bitmaps = *place;
-	if (!qcow2_header_serialise(&q->h, area, q->g.cluster_size, old, &e))
-		return ENOSPC;
 	PARK("qcow2.bitmaps.header");
-	r = qcow2_meta_write(q, area, q->g.cluster_size, 0);
-	if (!r)
-		r = qcow2_barrier(q);
+	r = qcow2_header_replace(&f, &q->h, old);
+	if (r == EMSGSIZE)
+		r = ENOSPC;
 	return r || !place->count ? r : set_flag(q, true);
 }
 

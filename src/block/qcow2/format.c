@@ -13,6 +13,8 @@
 #define FEATURE_SIZE 48 /* of an entry of the feature name table */
 #define FEATURE_NAME 46
 
+#define TOO_LONG "The header does not fit into one cluster"
+
 enum feature_kind { INCOMPATIBLE, COMPATIBLE, AUTOCLEAR };
 
 /* What we write into the feature name table.  The names are the
@@ -411,16 +413,16 @@ is_known(uint32_t type)
 	       type == QCOW2_EXT_BITMAPS || type == QCOW2_EXT_DATA_FILE;
 }
 
-/* @old was parsed when it was read: its lengths hold. */
+/* @old, a cluster, was parsed when it was read: its lengths hold. */
 static void
-keep_unknown(struct writer *w, const uint8_t *old)
+keep_unknown(struct writer *w, const uint8_t *old, size_t cluster_size)
 {
 	size_t at =
 		be32_get(old + 4) == 3 ? be32_get(old + 100) : QCOW2_HEADER_V2;
 	size_t end = be64_get(old + QCOW2_AT_BACKING);
 
-	if (!end || end > w->len)
-		end = w->len;
+	if (!end || end > cluster_size)
+		end = cluster_size;
 	while (end >= 8 && at <= end - 8) {
 		uint32_t type = be32_get(old + at);
 		size_t len = be32_get(old + at + 4);
@@ -509,6 +511,8 @@ qcow2_header_serialise(struct qcow2_header *h, void *area, size_t len,
 		if (o && be32_get(o + 4) == 3 && be32_get(o + 100) > 105) {
 			uint32_t was = be32_get(o + 100);
 
+			if (was > len)
+				return bad(e, TOO_LONG);
 			memcpy(a + 105, o + 105, was - 105);
 			h->length = was > 112 ? was : 112;
 		}
@@ -523,13 +527,13 @@ qcow2_header_serialise(struct qcow2_header *h, void *area, size_t len,
 	if (h->has_bitmaps)
 		put_bitmaps(&w, &h->bitmaps);
 	if (o)
-		keep_unknown(&w, o);
+		keep_unknown(&w, o, (size_t)1 << h->cluster_bits);
 	if (h->version == 3)
 		put_features(&w, 8 + name);
 	(void)extension(&w, QCOW2_EXT_END, 0);
 	h->backing_offset = name ? w.at : 0;
 	if (w.full || name > len - w.at)
-		return bad(e, "The header does not fit into one cluster");
+		return bad(e, TOO_LONG);
 	if (name)
 		memcpy(a + w.at, h->backing, name);
 	put_fields(h, a);

@@ -143,7 +143,7 @@ bool qcow2_header_parse(struct qcow2_header *h, const void *area, size_t len,
  * names.  @old (may be NULL) is the cluster as it was, of which unknown
  * extensions and additional header fields are kept.  The rest of @area is
  * filled with zeroes.  Sets h->length and h->backing_offset.  Fails when it
- * does not fit into @len, which is the cluster size.
+ * does not fit into @len, at most the cluster size.
  */
 bool qcow2_header_serialise(struct qcow2_header *h, void *area, size_t len,
 			    const void *old, struct err *e) MUST_CHECK;
