@@ -177,11 +177,12 @@ class Qmp:
         else:
             self._replies.append(message)
 
-    def drain_events(self, quiet=0.2):
-        """Collect events until none came for a while; returns all."""
+    def drain_events(self, quiet=None):
+        """Collect events until none came for so long; returns all."""
+        quiet = patience(0.2) if quiet is None else quiet
         while True:
             n = len(self.events)
-            self._receive_event(patience(quiet))
+            self._receive_event(quiet)
             if len(self.events) == n:
                 return self.events
 

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What sanitizers wrote down; see tests/sanitize."""
+import glob
+import os
+import re
+
+
+def reports(log):
+    """The files LOG.PID in which something was found."""
+    return sorted(path for path in glob.glob(glob.escape(log) + ".*")
+                  if says_something(path))
+
+
+def forget(log):
+    for path in glob.glob(glob.escape(log) + ".*"):
+        os.unlink(path)
+
+
+def says_something(path):
+    """Is there anything but what nbdkit has for its connections and does not
+    give back when it ends?  (valgrind makes empty files.)"""
+    with open(path, errors="replace") as f:
+        text = f.read()
+    if text.count("ERROR: ") != 1 or "ERROR: LeakSanitizer: " not in text or \
+            "runtime error: " in text:
+        return text != ""
+    owners = re.findall(r"^Direct leak .*\n +#0 .*\n +#1 (.*)$", text, re.M)
+    return not owners or not all("/nbdkit+0x" in o for o in owners)
