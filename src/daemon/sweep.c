@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "daemon/sweep.h"
 
-#include <assert.h>
 #include <dirent.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,13 +104,4 @@ sweep_orphans(struct daemon *d)
 {
 	sweep(d->graph, d->cfg.shm);
 	sweep(d->graph, d->cfg.store);
-}
-
-int
-dup_cloexec(int fd)
-{
-	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-
-	assert(copy >= 0);
-	return copy;
 }

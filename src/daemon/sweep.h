@@ -22,7 +22,4 @@ struct epoch_file *sweep_find_epoch(struct daemon *d, uint64_t id,
 /* Remove files of epochs and views that nothing in the graph refers to. */
 void sweep_orphans(struct daemon *d);
 
-/* A copy of a descriptor; aborts when there are none left. */
-int dup_cloexec(int fd);
-
 #endif

@@ -17,7 +17,9 @@ MERGE = 'src/daemon/merge.c'
 NODES = 'src/daemon/nodes.c'
 PATHS = 'src/daemon/paths.c'
 QMP = 'src/daemon/qmp-server.c'
-RECOVER = 'src/daemon/recover.c'
+RECOVER_EPOCHS = 'src/daemon/recover-epochs.c'
+RECOVER_LOAD = 'src/daemon/recover-load.c'
+RECOVER_PLANE = 'src/daemon/recover-plane.c'
 REGISTRY = 'src/daemon/registry.c'
 REGISTRY_READ = 'src/daemon/registry-read.c'
 SESSION = 'src/daemon/session.c'
@@ -167,7 +169,7 @@ MUTATIONS = [
      RULES, 'test_merge_rule_4_sets_that_changed_meanwhile_are_left_alone'),
 
     # --- recover.h --------------------------------------------------------------
-    ('recover.h rule 1, what the data plane has open', RECOVER,
+    ('recover.h rule 1, what the data plane has open', RECOVER_EPOCHS,
      [('\t\t\trecord_in(n, f); /* rule 1 */\n', '')],
      CRASH, 'test_recover_rule_1_epoch_that_nbdkit_has_open_counts'),
     ('recover.h rule 1, what was staged', REGISTRY_READ,
@@ -175,22 +177,22 @@ MUTATIONS = [
      CRASH,
      'test_recover_rule_1_epoch_of_an_unfinished_transaction_counts'
      '[transaction.cut]'),
-    ('recover.h rule 2', RECOVER,
+    ('recover.h rule 2', RECOVER_EPOCHS,
      [('\tepoch_set(f->map, 0, n->size);\n', '')],
      RULES, 'test_recover_rule_2_what_was_not_recorded_counts_as_changed'),
-    ('recover.h rule 2, it is recorded from now on', RECOVER,
+    ('recover.h rule 2, it is recorded from now on', RECOVER_EPOCHS,
      [('\tn->restart = true;\n', '')],
      RULES, 'test_recover_rule_2_what_was_not_recorded_counts_as_changed'),
-    ('recover.h rule 2, its guests find it again', RECOVER,
+    ('recover.h rule 2, its guests find it again', RECOVER_PLANE,
      [('x->in_plane = has_export(r, x->name);',
-       'x->in_plane = find_info(r, x->node->name) != NULL;'),
+       'x->in_plane = recover_find_info(r, x->node->name) != NULL;'),
       ('static bool\nhas_export(',
        '__attribute__((unused)) static bool\nhas_export(')],
      RULES, 'test_recover_rule_2_what_was_not_recorded_counts_as_changed'),
-    ('recover.h rule 3, another boot', RECOVER,
+    ('recover.h rule 3, another boot', RECOVER_EPOCHS,
      [('if (r->rebooted && from->epochs.n) {', 'if (false) {')],
      CRASH, 'test_recover_rule_3_another_boot_makes_bitmaps_inconsistent'),
-    ('recover.h rule 3, epochs that are gone', RECOVER,
+    ('recover.h rule 3, epochs that are gone', RECOVER_EPOCHS,
      [('\t\t\tbitmap_set_inconsistent(b, lost);\n\t\t\treturn;\n',
        '\t\t\terr_clear(&e);\n\t\t\tcontinue;\n')],
      RULES, 'test_recover_rule_3_bitmap_whose_epoch_is_gone_says_so'),
@@ -198,11 +200,11 @@ MUTATIONS = [
      [('if (a->then)\n', 'if (false)\n')],
      'integration/death',
      'test_image_changed_behind_our_back_makes_the_bitmap_inconsistent'),
-    ('recover.h rule 4', RECOVER,
+    ('recover.h rule 4', RECOVER_EPOCHS,
      [('registry_save(r->d->registry, on_saved, r); /* rule 4 */',
        'on_saved(r, NULL);')],
      RULES, 'test_recover_rule_4_new_epochs_are_saved_before_guests_write'),
-    ('recover.h rule 5, the job', RECOVER,
+    ('recover.h rule 5, the job', RECOVER_LOAD,
      [('\t\tjob_add_lost(r->d, j->id, j->type);\n', '')],
      'integration/death',
      'test_running_job_is_failed_after_a_restart_and_its_bitmap_whole'),
@@ -412,7 +414,7 @@ MUTATIONS = [
     ('stored.h rule 1', STORED,
      [('(n->read_only || qcow2_bitmaps_take(b, l, e))', 'true')],
      QCOW2_BITMAPS, 'test_rule_1_the_image_says_that_they_are_in_use'),
-    ('stored.h rule 2', RECOVER,
+    ('stored.h rule 2', RECOVER_LOAD,
      [('from->has_took_bitmaps && from->took_bitmaps;', 'false;')],
      QCOW2_BITMAPS, 'test_rule_2_the_registry_goes_first'),
     ('stored.h rule 3, deleted', NODES,
