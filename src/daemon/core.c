@@ -14,6 +14,7 @@
 #include "daemon/plane.h"
 #include "daemon/recover.h"
 #include "daemon/registry.h"
+#include "daemon/saved.h"
 #include "daemon/stored.h"
 
 bool
@@ -70,12 +71,16 @@ keep_epochs(struct graph *g)
 	}
 }
 
-/* Nobody writes to any image now: bitmaps go where they live. */
+/* Nobody writes to any image now: bitmaps go where they live, and where they
+ * outlive the host's memory.
+ */
 struct letting_go {
 	struct daemon *d;
 	struct work work;
-	struct store **v; /* owned */
-	size_t n;
+	struct store **stores; /* owned */
+	size_t n_stores;
+	struct saving **savings; /* owned */
+	size_t n_savings;
 };
 
 static void
@@ -83,8 +88,10 @@ let_go_run(struct work *w)
 {
 	struct letting_go *l = container_of(w, struct letting_go, work);
 
-	for (size_t i = 0; i < l->n; i++)
-		store_run(l->v[i]);
+	for (size_t i = 0; i < l->n_stores; i++)
+		store_run(l->stores[i]);
+	for (size_t i = 0; i < l->n_savings; i++)
+		saved_run(l->savings[i]);
 }
 
 static void
@@ -93,13 +100,34 @@ let_go_done(struct work *w)
 	struct letting_go *l = container_of(w, struct letting_go, work);
 	struct daemon *d = l->d;
 
-	for (size_t i = 0; i < l->n; i++)
-		store_finish(l->v[i]);
+	for (size_t i = 0; i < l->n_stores; i++)
+		store_finish(l->stores[i]);
+	for (size_t i = 0; i < l->n_savings; i++)
+		saved_finish(l->savings[i]);
 	for (struct node *n = d->graph->nodes; n; n = n->next)
 		n->released = true;
 	registry_save(d->registry, on_saved, d);
-	free(l->v);
+	free(l->stores);
+	free(l->savings);
 	free(l);
+}
+
+static void
+plan_to_let_go(struct letting_go *l, struct node *n)
+{
+	struct store *store = store_plan(n);
+	struct saving *saving = saved_plan(l->d, n);
+
+	if (store) {
+		l->stores = xrealloc(l->stores, l->n_stores + 1,
+				     sizeof l->stores[0]);
+		l->stores[l->n_stores++] = store;
+	}
+	if (saving) {
+		l->savings = xrealloc(l->savings, l->n_savings + 1,
+				      sizeof l->savings[0]);
+		l->savings[l->n_savings++] = saving;
+	}
 }
 
 static void
@@ -108,14 +136,8 @@ let_go(struct daemon *d)
 	struct letting_go *l = xzalloc(sizeof *l);
 
 	l->d = d;
-	for (struct node *n = d->graph->nodes; n; n = n->next) {
-		struct store *s = store_plan(n);
-
-		if (!s)
-			continue;
-		l->v = xrealloc(l->v, l->n + 1, sizeof l->v[0]);
-		l->v[l->n++] = s;
-	}
+	for (struct node *n = d->graph->nodes; n; n = n->next)
+		plan_to_let_go(l, n);
 	l->work = (struct work){ .run = let_go_run, .done = let_go_done };
 	work_submit(d->work, &d->loop, &l->work);
 }

@@ -177,6 +177,15 @@ epoch_set_has(const struct epoch_set *s, const struct epoch_file *f)
 	return false;
 }
 
+struct epoch_file *
+epoch_set_find(const struct epoch_set *s, uint64_t id)
+{
+	for (size_t i = 0; i < s->n; i++)
+		if (s->v[i]->id == id)
+			return s->v[i];
+	return NULL;
+}
+
 void
 epoch_set_copy(struct epoch_set *to, const struct epoch_set *from)
 {

@@ -58,6 +58,8 @@ struct epoch_set {
 void epoch_set_add(struct epoch_set *s, struct epoch_file *f);
 void epoch_set_remove(struct epoch_set *s, const struct epoch_file *f);
 bool epoch_set_has(const struct epoch_set *s, const struct epoch_file *f);
+/* The one with this number; borrowed, NULL: it is not there. */
+struct epoch_file *epoch_set_find(const struct epoch_set *s, uint64_t id);
 void epoch_set_copy(struct epoch_set *to, const struct epoch_set *from);
 void epoch_set_subtract(struct epoch_set *s, const struct epoch_set *what);
 void epoch_set_clear(struct epoch_set *s);

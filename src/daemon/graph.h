@@ -50,6 +50,7 @@ struct bitmap {
 	bool persistent;
 	bool enabled;
 	bool in_image; /* and not in the registry (stored.h) */
+	bool saved; /* its epochs are in the state directory, too (saved.h) */
 	struct job *job; /* busy: borrowed; NULL: not */
 	/* busy: what the job took; borrowed from it */
 	const struct epoch_set *taken;

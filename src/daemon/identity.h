@@ -15,9 +15,21 @@ struct node;
  */
 struct registry_identity *identity_of(const struct node *n);
 
-/* Why the node's bitmaps cannot be believed: a static text, or NULL. */
-const char *identity_changed(const struct node *n, bool any_size,
+/* What may be another without being looked at. */
+struct identity_leave {
+	bool size; /* it was about to change */
+	bool device; /* the host was restarted: numbers may be others */
+};
+
+/* Why the node's bitmaps cannot be believed: a static text, or NULL.  @leave
+ * is borrowed for the call.
+ */
+const char *identity_changed(const struct node *n,
+			     const struct identity_leave *leave,
 			     const struct registry_identity *then);
+
+/* @i tells the image from any that was written to since.  @i may be NULL. */
+bool identity_is_exact(const struct registry_identity *i);
 
 /* The kernel's boot; owned by the caller. */
 char *boot_id(void);

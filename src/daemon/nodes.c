@@ -12,7 +12,6 @@
 #include "daemon/chain.h"
 #include "daemon/daemon.h"
 #include "daemon/filters.h"
-#include "daemon/identity.h"
 #include "daemon/images.h"
 #include "daemon/objects.h"
 #include "daemon/pending.h"
@@ -267,7 +266,7 @@ node_add_open(struct node_add *a, struct err *e)
 	}
 	if (a->then)
 		a->changed =
-			identity_changed(a->v[a->n - 1], a->resizing, a->then);
+			identity_changed(a->v[a->n - 1], &a->leave, a->then);
 	if (!a->took_bitmaps)
 		return stored_load(a->d, a->v[a->n - 1], e);
 	stored_assume(a->v[a->n - 1]);

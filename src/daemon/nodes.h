@@ -7,6 +7,7 @@
 #define DAEMON_NODES_H
 
 #include "daemon/graph.h"
+#include "daemon/identity.h"
 
 /* What a node that is opened along with its parent has from it. */
 void node_inherit(struct blockdev_options *o,
@@ -37,7 +38,7 @@ struct node_add {
 	 * what is different now, before anything is written to it.
 	 */
 	const struct registry_identity *then;
-	bool resizing; /* the size may be another */
+	struct identity_leave leave;
 	const char *changed;
 	void *opaque;
 };

@@ -4,17 +4,34 @@
  */
 #include "daemon/recover-priv.h"
 
+#include <inttypes.h>
+
 #include "base/log.h"
 #include "base/park.h"
 #include "daemon/daemon.h"
 #include "daemon/pending.h"
 #include "daemon/registry.h"
+#include "daemon/saved.h"
 #include "daemon/sweep.h"
 
 /* --- what the registry says --------------------------------------------------------------- */
 
 static const char lost[] = "its record of changes was lost with the host's "
 			   "memory";
+
+/* A reference; NULL: *e says why not. */
+static struct epoch_file *
+find_epoch(struct recovery *r, uint64_t id, const struct node *n, struct err *e)
+{
+	struct epoch_file *f = epoch_set_find(&r->saved, id);
+
+	if (f)
+		return epoch_file_ref(f);
+	if (!r->rebooted)
+		return sweep_find_epoch(r->d, id, n, e);
+	(void)err_set(e, ERR_GENERIC, 0, "epoch %" PRIu64 " was not saved", id);
+	return NULL;
+}
 
 static void
 restore_bitmap(struct recovery *r, struct node *n,
@@ -33,13 +50,12 @@ restore_bitmap(struct recovery *r, struct node *n,
 			b, from->inconsistent ? from->inconsistent : changed);
 		return;
 	}
-	if (r->rebooted && from->epochs.n) {
+	if (r->rebooted && !from->saved && from->epochs.n) {
 		bitmap_set_inconsistent(b, lost);
 		return;
 	}
 	for (size_t i = 0; i < from->epochs.n; i++) {
-		struct epoch_file *f =
-			sweep_find_epoch(r->d, from->epochs.v[i], n, &e);
+		struct epoch_file *f = find_epoch(r, from->epochs.v[i], n, &e);
 
 		if (!f) {
 			log_error("node '%s', bitmap '%s': %s", n->name,
@@ -156,6 +172,7 @@ on_saved(void *opaque, const struct err *e)
 	r->stage = STAGE_SAVED;
 	registry_doc_free(steal(&r->doc));
 	sweep_orphans(r->d);
+	saved_sweep(r->d);
 	if (r->hello && !r->d->ending)
 		recover_plane(r);
 }

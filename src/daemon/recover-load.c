@@ -16,6 +16,7 @@
 #include "daemon/lost.h"
 #include "daemon/objects.h"
 #include "daemon/pending.h"
+#include "daemon/saved.h"
 
 static void begin_loading(struct recovery *r);
 static void open_next_node(struct recovery *r);
@@ -120,6 +121,17 @@ recover_open_run(struct work *w)
 }
 
 static void
+open_run(struct work *w)
+{
+	struct recovery *r = container_of(w, struct recovery, work);
+
+	recover_open_run(w);
+	if (!err_is_set(&r->e) && !r->add.changed)
+		saved_load(r->d, r->doc->nodes.v[r->at], r->rebooted,
+			   &r->saved);
+}
+
+static void
 node_opened(struct work *w)
 {
 	struct recovery *r = container_of(w, struct recovery, work);
@@ -148,7 +160,8 @@ open_next_node(struct recovery *r)
 		from = r->doc->nodes.v[r->at];
 		r->add = (struct node_add){ .kept = take_kept, .opaque = r };
 		r->add.then = from->identity;
-		r->add.resizing = from->has_next_size;
+		r->add.leave.size = from->has_next_size;
+		r->add.leave.device = r->rebooted;
 		r->add.took_bitmaps =
 			from->has_took_bitmaps && from->took_bitmaps;
 		if (!node_add_plan(&r->add, r->d, from->options, &r->e)) {
@@ -158,8 +171,7 @@ open_next_node(struct recovery *r)
 			r->at++;
 			continue;
 		}
-		r->work = (struct work){ .run = recover_open_run,
-					 .done = node_opened };
+		r->work = (struct work){ .run = open_run, .done = node_opened };
 		pending_begin(r->d);
 		work_submit(r->d->work, &r->d->loop, &r->work);
 		return;
@@ -237,6 +249,7 @@ end_loading(struct recovery *r)
 		restore_jobs(r);
 	}
 	recover_drop_kept(r);
+	epoch_set_clear(&r->saved);
 	r->stage = STAGE_LOADED;
 	if (r->hello)
 		recover_epochs(r);

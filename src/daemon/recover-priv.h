@@ -53,6 +53,7 @@ struct recovery {
 	size_t n_kept;
 	size_t at; /* node or option that is worked on */
 	struct node_add add;
+	struct epoch_set saved; /* that came back from the disk */
 	struct work work;
 	struct err e; /* the worker's */
 	struct err failed; /* what the data plane could not do */

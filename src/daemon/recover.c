@@ -160,5 +160,6 @@ recover_free(struct daemon *d)
 	registry_doc_free(r->doc);
 	node_add_clear(&r->add);
 	recover_drop_kept(r);
+	epoch_set_clear(&r->saved);
 	free(r);
 }

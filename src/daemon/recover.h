@@ -11,8 +11,9 @@
  *    may have opened its epochs: they count.
  * 2. When the data plane does not record a node that has an enabled bitmap,
  *    everything counts as changed.
- * 3. A bitmap whose epochs are gone (the host was restarted), or whose image
- *    was changed while it was not ours, is inconsistent, and says why.
+ * 3. A bitmap whose epochs are gone (the host was restarted, and they were not
+ *    saved: saved.h), or whose image was changed while it was not ours, is
+ *    inconsistent, and says why.
  * 4. New epochs are in the registry before a guest can write to them.
  * 5. Jobs of an earlier daemon have failed; their bitmaps hold everything.
  *

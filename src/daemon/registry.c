@@ -56,6 +56,7 @@ describe_bitmap(const struct bitmap *b)
 	r->granularity = b->granularity;
 	r->persistent = b->persistent;
 	r->enabled = b->enabled;
+	r->has_saved = r->saved = b->saved;
 	r->inconsistent = b->inconsistent ? xstrdup(b->inconsistent) : NULL;
 	r->epochs.v = xcalloc(b->set.n + 1, sizeof r->epochs.v[0]);
 	r->epochs.n = b->set.n;

@@ -12,15 +12,6 @@
 #include "daemon/lost.h"
 
 static struct epoch_file *
-in_set(const struct epoch_set *s, uint64_t id)
-{
-	for (size_t i = 0; i < s->n; i++)
-		if (s->v[i]->id == id)
-			return s->v[i];
-	return NULL;
-}
-
-static struct epoch_file *
 in_memory(const struct graph *g, uint64_t id)
 {
 	struct epoch_file *f;
@@ -29,7 +20,7 @@ in_memory(const struct graph *g, uint64_t id)
 		if (n->epoch && n->epoch->id == id)
 			return n->epoch;
 		for (const struct bitmap *b = n->bitmaps; b; b = b->next)
-			if ((f = in_set(&b->set, id)))
+			if ((f = epoch_set_find(&b->set, id)))
 				return f;
 	}
 	return NULL;

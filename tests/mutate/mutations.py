@@ -30,6 +30,14 @@ TROUBLE = 'src/stream/trouble.c'
 LANE_IO = 'src/stream/lane-io.c'
 
 MUTATIONS = [
+    # --- checkpoint.h ---------------------------------------------------------
+    ('checkpoint.h rule 1', 'src/tracking/checkpoint.c',
+     [('if (bits[g / 64] >> g % 64 & 1)', 'if (bits[0] || true)')],
+     'checkpoint', 'rule_1_random_bits_come_back'),
+    ('checkpoint.h rule 2', 'src/tracking/checkpoint.c',
+     [('return r.chunk == p->sum || damaged(e);', 'return true;')],
+     'checkpoint', 'rule_2_a_file_with_another_byte_is_refused'),
+
     # --- epoch.h -------------------------------------------------------------
     ('epoch.h rule 1', EPOCH,
      [('end = ((off + len - 1) >> ep->shift) + 1;',

@@ -38,6 +38,7 @@ QCOW2_BITMAPS = 'integration/qcow2_bitmaps'
 QCOW2_VIEWS = 'integration/qcow2_views'
 QCOW2_CHAIN = 'integration/qcow2_chain'
 RULES = 'integration/rules'
+SAVED = 'integration/saved'
 BITMAPS = 'integration/bitmaps'
 TRANSACTIONS = 'integration/transactions'
 SERVER = 'daemon/qmp_server'
@@ -190,7 +191,7 @@ MUTATIONS = [
        '__attribute__((unused)) static bool\nhas_export(')],
      RULES, 'test_recover_rule_2_what_was_not_recorded_counts_as_changed'),
     ('recover.h rule 3, another boot', RECOVER_EPOCHS,
-     [('if (r->rebooted && from->epochs.n) {', 'if (false) {')],
+     [('if (r->rebooted && !from->saved && from->epochs.n) {', 'if (false) {')],
      CRASH, 'test_recover_rule_3_another_boot_makes_bitmaps_inconsistent'),
     ('recover.h rule 3, epochs that are gone', RECOVER_EPOCHS,
      [('\t\t\tbitmap_set_inconsistent(b, lost);\n\t\t\treturn;\n',
@@ -214,6 +215,34 @@ MUTATIONS = [
        'for (size_t i = 0; i < r->epochs.n; i++)')],
      'integration/death',
      'test_running_job_is_failed_after_a_restart_and_its_bitmap_whole'),
+
+    # --- saved.h ----------------------------------------------------------------
+    ('saved.h rule 1', 'src/daemon/core.c',
+     [('if (d->cfg.keep_nbdkit)', 'if (false)')],
+     SAVED, 'test_saved_rule_1_nothing_is_saved_while_nbdkit_goes_on'),
+    ('saved.h rule 2', 'src/daemon/saved.c',
+     [('if (fsync(node_fd(s->node)) < 0) { /* rule 2 */', 'if (false) {')],
+     'saved', 'rule_2_the_image_is_synced_before_anything_is_saved'),
+    ('saved.h rule 3', 'src/daemon/saved.c',
+     [('\t\tif (!write_file(dir, s->set.v[i], &s->e))\n\t\t\treturn;\n',
+       '\t\t(void)!write_file(dir, s->set.v[i], NULL);\n'),
+      ('dir = open_folder(s->d, &s->e);', 'dir = open_folder(s->d, NULL);')],
+     SAVED, 'test_saved_rule_3_what_cannot_be_written_is_not_saved'),
+    ('saved.h rule 4', RECOVER_EPOCHS,
+     [('registry_save(r->d->registry, on_saved, r); /* rule 4 */',
+       'on_saved(r, NULL);')],
+     SAVED, 'test_saved_rule_4_it_counts_once[saved]'),
+    ('saved.h rule 5', 'src/daemon/identity.c',
+     [('(then->has_ctime_ns && now.ctime_ns != then->ctime_ns)', 'false')],
+     SAVED, 'test_saved_rule_5_an_image_that_somebody_changed'
+     '[written, times put back]'),
+    ('saved.h rule 6', 'src/daemon/saved.c',
+     [('if (!epoch_file_make(f, e) || !checkpoint_load(fd, f->map, e))\n'
+       '\t\treturn false;',
+       'if (!epoch_file_make(f, e))\n\t\treturn false;\n'
+       '\t(void)!checkpoint_load(fd, f->map, NULL);')],
+     SAVED, 'test_saved_rule_6_a_file_that_is_missing_or_damaged'
+     '[another byte]'),
 
     # --- registry.h -------------------------------------------------------------
     ('registry.h rule 1', REGISTRY,
@@ -421,7 +450,8 @@ MUTATIONS = [
      [('del->store = store_plan(n);', 'del->store = NULL;')],
      QCOW2_BITMAPS, 'test_rule_3_deleting_the_node_stores_them'),
     ('stored.h rule 3, the end', 'src/daemon/core.c',
-     [('struct store *s = store_plan(n);', 'struct store *s = NULL;')],
+     [('struct store *store = store_plan(n);',
+       'struct store *store = NULL;')],
      QCOW2_BITMAPS, 'test_rule_3_the_end_of_both_programs_stores_them'),
     ('stored.h rule 4', STORED,
      [('(n->read_only || qcow2_bitmaps_take(b, l, e))',
