@@ -113,6 +113,13 @@ class Qmp:
                 return message
             self.events.append(message)
 
+    def silent(self, seconds):
+        """Does nothing but events come for so long?"""
+        end = time.monotonic() + seconds
+        while not self._replies and time.monotonic() < end:
+            self._receive_event(end - time.monotonic())
+        return not self._replies
+
     # --- commands -------------------------------------------------------
 
     def exchange(self, name, arguments=None, **more):
