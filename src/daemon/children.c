@@ -102,3 +102,19 @@ children_define(struct blockdev_options *o, enum child_role role,
 	r->type = JSON_OBJECT;
 	r->u.definition = definition;
 }
+
+void
+children_references(const struct blockdev_options *o,
+		    void (*fn)(void *opaque, const char *name), void *opaque)
+{
+	struct child_option c;
+
+	for (int i = 0; i < CHILD_ROLES; i++) {
+		if (!children_option(o, (enum child_role)i, &c))
+			continue;
+		if (c.reference)
+			fn(opaque, c.reference);
+		else
+			children_references(c.definition, fn, opaque);
+	}
+}

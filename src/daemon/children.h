@@ -31,6 +31,11 @@ struct child_option {
 bool children_option(const struct blockdev_options *o, enum child_role role,
 		     struct child_option *out);
 
+/* Call @fn for each node that @o, or a definition in it, refers to. */
+void children_references(const struct blockdev_options *o,
+			 void (*fn)(void *opaque, const char *name),
+			 void *opaque);
+
 /* @o leaves it to the image: neither a node nor null is given. */
 bool children_say_nothing(const struct blockdev_options *o,
 			  enum child_role role);

@@ -2,6 +2,7 @@
 #include "daemon/core.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "daemon/daemon.h"
@@ -12,10 +13,20 @@
 #include "daemon/merge.h"
 #include "daemon/pending.h"
 #include "daemon/plane.h"
+#include "daemon/qmp-server.h"
 #include "daemon/recover.h"
 #include "daemon/registry.h"
 #include "daemon/saved.h"
 #include "daemon/stored.h"
+
+/* Rules 2 and 3 of lost.h. */
+static bool
+before_command(void *opaque, const char *name, const struct json *args,
+	       void (*go)(void *call), void *call)
+{
+	return strcmp(name, "blockdev-add") != 0 &&
+	       recover_lost(opaque, args, go, call);
+}
 
 bool
 core_init(struct daemon *d, struct err *e)
@@ -32,6 +43,7 @@ core_init(struct daemon *d, struct err *e)
 	recover_set_registry(d, doc);
 	d->merge = merge_new(d);
 	d->plane = plane_new(d);
+	qmp_server_set_before(d->qmp, before_command);
 	return true;
 }
 
@@ -56,19 +68,6 @@ on_saved(void *opaque, const struct err *e)
 	else
 		d->all_saved = true;
 	d->core_down(d);
-}
-
-/* Epochs stay as files: another daemon will want them. */
-static void
-keep_epochs(struct graph *g)
-{
-	for (struct node *n = g->nodes; n; n = n->next) {
-		if (n->epoch)
-			n->epoch->keep = true;
-		for (struct bitmap *b = n->bitmaps; b; b = b->next)
-			for (size_t i = 0; i < b->set.n; i++)
-				b->set.v[i]->keep = true;
-	}
 }
 
 /* Nobody writes to any image now: bitmaps go where they live, and where they
@@ -145,7 +144,8 @@ let_go(struct daemon *d)
 static void
 on_plane_stopped(struct daemon *d)
 {
-	keep_epochs(d->graph);
+	for (struct node *n = d->graph->nodes; n; n = n->next)
+		node_keep_epochs(n);
 	if (!recover_is_loaded(d)) {
 		/* What is in memory is not all that the registry says. */
 		d->core_down(d);

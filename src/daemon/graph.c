@@ -404,6 +404,16 @@ bitmap_successor_count(const struct bitmap *b)
 	return n;
 }
 
+void
+node_keep_epochs(struct node *n)
+{
+	if (n->epoch)
+		n->epoch->keep = true;
+	for (struct bitmap *b = n->bitmaps; b; b = b->next)
+		for (size_t i = 0; i < b->set.n; i++)
+			b->set.v[i]->keep = true;
+}
+
 bool
 node_records(const struct node *n)
 {

@@ -236,6 +236,9 @@ void bitmap_set_inconsistent(struct bitmap *b, const char *why);
 uint64_t bitmap_count(const struct bitmap *b);
 uint64_t bitmap_successor_count(const struct bitmap *b);
 
+/* The program ends, or @n is lost: the files of its epochs stay when it goes. */
+void node_keep_epochs(struct node *n);
+
 /* Does @n have a bitmap that records? */
 bool node_records(const struct node *n);
 

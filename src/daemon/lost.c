@@ -45,6 +45,36 @@ lost_forget_exports(struct lost *l)
 	block_export_options_list_clear(&l->exports);
 }
 
+const struct registry_node_list *
+lost_nodes(const struct lost *l)
+{
+	return &l->nodes;
+}
+
+const struct block_export_options_list *
+lost_exports(const struct lost *l)
+{
+	return &l->exports;
+}
+
+void
+lost_forget_found(struct lost *l, struct graph *g)
+{
+	struct registry_node_list nodes = l->nodes;
+	struct block_export_options_list exports = l->exports;
+
+	l->nodes = (struct registry_node_list){ 0 };
+	l->exports = (struct block_export_options_list){ 0 };
+	for (size_t i = 0; i < nodes.n; i++)
+		if (!graph_node(g, nodes.v[i]->options->node_name))
+			lost_add_node(l, nodes.v[i]);
+	for (size_t i = 0; i < exports.n; i++)
+		if (lost_has_node(l, exports.v[i]->node_name))
+			lost_add_export(l, exports.v[i]);
+	registry_node_list_clear(&nodes);
+	block_export_options_list_clear(&exports);
+}
+
 bool
 lost_has_node(const struct lost *l, const char *name)
 {

@@ -13,6 +13,7 @@
 #include "daemon/daemon.h"
 #include "daemon/filters.h"
 #include "daemon/images.h"
+#include "daemon/lost.h"
 #include "daemon/objects.h"
 #include "daemon/pending.h"
 #include "daemon/qmp-server.h"
@@ -344,6 +345,7 @@ add_saved(void *opaque, const struct err *e)
 		adding_fail(a, e);
 		return;
 	}
+	lost_forget_found(a->add.d->lost, a->add.d->graph);
 	pending_end(a->add.d);
 	qmp_blockdev_add_return(a->call);
 	blockdev_options_free(a->options);

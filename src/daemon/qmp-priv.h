@@ -75,6 +75,7 @@ struct qmp_server {
 	ev_tstamp logged_refusal;
 	struct qmp_call *calls;
 	struct qmp_call *exclusive; /* borrowed; rule 2 */
+	qmp_before *before; /* or NULL */
 	struct qmp_call *waiting, **waiting_tail;
 	struct task run_waiting;
 	size_t out_total, in_total, held_total;

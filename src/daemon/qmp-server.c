@@ -293,6 +293,12 @@ fail_shutting_down(struct qmp_call *c)
 	qmp_call_fail(c, &e);
 }
 
+static void
+go(void *call)
+{
+	call_run(call);
+}
+
 /* Run a command that changes something: nothing else does meanwhile. */
 static void
 run_exclusively(struct qmp_server *s, struct qmp_call *c)
@@ -303,7 +309,8 @@ run_exclusively(struct qmp_server *s, struct qmp_call *c)
 		return;
 	}
 	s->exclusive = c;
-	call_run(c);
+	if (!s->before || !s->before(s->opaque, c->name, c->args, go, c))
+		call_run(c);
 }
 
 static struct qmp_call *
@@ -431,6 +438,12 @@ qmp_server_close(struct qmp_server *s, void (*done)(void *opaque))
 	drop_sessions(s, false);
 	ev_timer_set(&s->close_timer, s->n_sessions ? QMP_CLOSE_SECONDS : 0, 0);
 	ev_timer_start(s->loop->ev, &s->close_timer);
+}
+
+void
+qmp_server_set_before(struct qmp_server *s, qmp_before *fn)
+{
+	s->before = fn;
 }
 
 struct qmp_events *

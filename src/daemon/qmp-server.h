@@ -46,6 +46,7 @@
 #define QMP_IN_TOTAL      ((size_t)96 << 20)
 #define QMP_HELD_TOTAL    ((size_t)8 << 20)
 
+struct json;
 struct json_out;
 struct qmp_call;
 struct qmp_events;
@@ -76,6 +77,15 @@ void qmp_server_drain(struct qmp_server *s);
  */
 #define QMP_CLOSE_SECONDS 2.0
 void qmp_server_close(struct qmp_server *s, void (*done)(void *opaque));
+
+/* @fn looks at every command that is no query before it runs (rule 2), and may
+ * have it wait: true means that it calls go(call) once, from inside or later.
+ * @args may be NULL.
+ */
+typedef bool qmp_before(void *opaque, const char *command,
+			const struct json *args, void (*go)(void *call),
+			void *call);
+void qmp_server_set_before(struct qmp_server *s, qmp_before *fn);
 
 /* Where generated event functions send to. */
 struct qmp_events *qmp_server_events(struct qmp_server *s);

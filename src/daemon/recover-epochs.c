@@ -158,6 +158,18 @@ sync_fresh(struct recovery *r, struct node *n)
 		record_in(n, n->epoch);
 }
 
+void
+recover_node_epochs(struct recovery *r, struct node *n)
+{
+	const struct link_node_info *i =
+		r->hello ? recover_find_info(r, n->name) : NULL;
+
+	if (i)
+		sync_running(r, n, i);
+	else
+		sync_fresh(r, n);
+}
+
 static void
 on_saved(void *opaque, const struct err *e)
 {
@@ -196,14 +208,8 @@ recover_epochs(struct recovery *r)
 {
 	r->stage = STAGE_SAVING;
 	see_ids(r);
-	for (struct node *n = r->d->graph->nodes; n; n = n->next) {
-		const struct link_node_info *i = recover_find_info(r, n->name);
-
-		if (i)
-			sync_running(r, n, i);
-		else
-			sync_fresh(r, n);
-	}
+	for (struct node *n = r->d->graph->nodes; n; n = n->next)
+		recover_node_epochs(r, n);
 	PARK("recover.synced");
 	pending_begin(r->d);
 	registry_save(r->d->registry, on_saved, r); /* rule 4 */

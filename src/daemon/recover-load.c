@@ -42,22 +42,25 @@ keep_files(struct recovery *r, const struct json *ret, struct link_msg *msg)
 	}
 }
 
+void
+recover_ask_files(struct recovery *r, const char *name, bool fatal)
+{
+	struct link_node_files_args arg = { .node = (char *)name };
+	struct ask *a = recover_ask(r, fatal);
+	struct json_out o;
+
+	a->got = keep_files;
+	plane_begin(&o);
+	link_put_node_files(&o, &arg);
+	plane_ask(r->d->plane, &a->r, &o, NULL, 0);
+}
+
 static void
 ask_files(struct recovery *r)
 {
 	recover_step(r, begin_loading);
-	for (size_t i = 0; i < r->hello->nodes.n; i++) {
-		struct link_node_files_args arg = {
-			.node = r->hello->nodes.v[i]->node
-		};
-		struct ask *a = recover_ask(r, true);
-		struct json_out o;
-
-		a->got = keep_files;
-		plane_begin(&o);
-		link_put_node_files(&o, &arg);
-		plane_ask(r->d->plane, &a->r, &o, NULL, 0);
-	}
+	for (size_t i = 0; i < r->hello->nodes.n; i++)
+		recover_ask_files(r, r->hello->nodes.v[i]->node, true);
 	recover_one_less(r);
 }
 
@@ -105,8 +108,8 @@ static void
 node_lost(struct recovery *r, const struct registry_node *n,
 	  const struct err *e)
 {
-	log_error("node '%s' with its %zu bitmaps is kept for the next start: "
-		  "%s",
+	log_error("node '%s' with its %zu bitmaps is lost until a command "
+		  "names it, or the next start: %s",
 		  n->options->node_name, n->bitmaps.n, e->msg);
 	lost_add_node(r->d->lost, n);
 }
@@ -120,15 +123,20 @@ recover_open_run(struct work *w)
 	(void)!node_add_open(&r->add, &r->e);
 }
 
+void
+recover_open(struct recovery *r, const struct registry_node *from)
+{
+	recover_open_run(&r->work);
+	if (!err_is_set(&r->e) && !r->add.changed)
+		saved_load(r->d, from, r->rebooted, &r->saved);
+}
+
 static void
 open_run(struct work *w)
 {
 	struct recovery *r = container_of(w, struct recovery, work);
 
-	recover_open_run(w);
-	if (!err_is_set(&r->e) && !r->add.changed)
-		saved_load(r->d, r->doc->nodes.v[r->at], r->rebooted,
-			   &r->saved);
+	recover_open(r, r->doc->nodes.v[r->at]);
 }
 
 static void
@@ -150,6 +158,17 @@ node_opened(struct work *w)
 	open_next_node(r);
 }
 
+bool
+recover_plan(struct recovery *r, const struct registry_node *from)
+{
+	r->add = (struct node_add){ .kept = take_kept, .opaque = r };
+	r->add.then = from->identity;
+	r->add.leave.size = from->has_next_size;
+	r->add.leave.device = r->rebooted;
+	r->add.took_bitmaps = from->has_took_bitmaps && from->took_bitmaps;
+	return node_add_plan(&r->add, r->d, from->options, &r->e);
+}
+
 static void
 open_next_node(struct recovery *r)
 {
@@ -158,13 +177,7 @@ open_next_node(struct recovery *r)
 	PARK("recover.node");
 	while (r->doc && r->at < r->doc->nodes.n && !r->d->ending) {
 		from = r->doc->nodes.v[r->at];
-		r->add = (struct node_add){ .kept = take_kept, .opaque = r };
-		r->add.then = from->identity;
-		r->add.leave.size = from->has_next_size;
-		r->add.leave.device = r->rebooted;
-		r->add.took_bitmaps =
-			from->has_took_bitmaps && from->took_bitmaps;
-		if (!node_add_plan(&r->add, r->d, from->options, &r->e)) {
+		if (!recover_plan(r, from)) {
 			node_lost(r, from, &r->e);
 			err_clear(&r->e);
 			node_add_clear(&r->add);

@@ -125,8 +125,10 @@ void
 recover_options(struct recovery *r)
 {
 	PARK("recover.restored");
-	if (plane_is_up(r->d->plane))
-		return; /* it was about nodes that had to wait */
+	if (plane_is_up(r->d->plane)) { /* nodes had to wait, or were lost */
+		recover_lost_goes_on(r);
+		return;
+	}
 	plane_restored(r->d->plane);
 	tell_complete(r);
 	if (r->options_begun) {

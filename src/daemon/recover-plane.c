@@ -92,8 +92,8 @@ close_unknown(struct recovery *r)
 	}
 }
 
-static void
-open_nodes(struct recovery *r)
+void
+recover_open_nodes(struct recovery *r)
 {
 	struct ask *a;
 
@@ -131,8 +131,8 @@ as_we_know_it(const struct node *n, const struct link_node_info *i)
 	return true;
 }
 
-static bool
-has_export(const struct recovery *r, const char *name)
+bool
+recover_has_export(const struct recovery *r, const char *name)
 {
 	for (size_t i = 0; i < r->hello->exports.n; i++)
 		if (strcmp(r->hello->exports.v[i]->name, name) == 0)
@@ -152,9 +152,9 @@ recover_plane(struct recovery *r)
 		}
 	}
 	for (struct export *x = r->d->graph->exports; x; x = x->next)
-		x->in_plane = has_export(r, x->name);
+		x->in_plane = recover_has_export(r, x->name);
 	PARK("recover.open");
-	recover_step(r, open_nodes);
+	recover_step(r, recover_open_nodes);
 	close_unknown(r);
 	for (struct node *n = r->d->graph->nodes; n; n = n->next)
 		if (n->in_plane)
@@ -175,7 +175,7 @@ on_again(struct ev_loop *ev, ev_timer *w, int revents)
 	if (r->asked || r->d->pending.n)
 		try_again_later(r);
 	else
-		open_nodes(r);
+		recover_open_nodes(r);
 }
 
 static void

@@ -12,6 +12,8 @@
  *   options  recover-options.c: --blockdev and --export of things that are not
  *            there yet
  *
+ * recover-lost.c does the same later for nodes that could not be opened.
+ *
  * After a death of the data plane only the steps from "plane" on are needed.
  * It may die (again) at every step: what is between the registry and our
  * memory goes on, what concerns the data plane begins anew with the next one.
@@ -58,6 +60,7 @@ struct recovery {
 	struct err e; /* the worker's */
 	struct err failed; /* what the data plane could not do */
 	ev_timer again; /* for nodes that it could not open */
+	struct retry *retry; /* recover-lost.c; owned, or NULL */
 };
 
 /* --- asking the data plane ------------------------------------------------------ */
@@ -86,7 +89,19 @@ void recover_one_less(struct recovery *r);
 /* --- steps ------------------------------------------------------------------------ */
 
 void recover_load(struct recovery *r);
+
+/* Files that the data plane has open for the node @name are kept from the
+ * answer on, until recover_drop_kept.
+ */
+void recover_ask_files(struct recovery *r, const char *name, bool fatal);
 void recover_drop_kept(struct recovery *r);
+
+/* Plan r->add for @from (loop; the reason of a failure is in r->e), and open it
+ * (worker) with what was saved of its bitmaps.
+ */
+bool recover_plan(struct recovery *r, const struct registry_node *from)
+	MUST_CHECK;
+void recover_open(struct recovery *r, const struct registry_node *from);
 
 /* What the bitmaps of @n were, when the registry says @from of it.  @changed:
  * why they cannot be believed, or NULL.
@@ -94,15 +109,23 @@ void recover_drop_kept(struct recovery *r);
 void recover_bitmaps(struct recovery *r, struct node *n,
 		     const struct registry_node *from, const char *changed);
 void recover_epochs(struct recovery *r);
+/* The same for one node, without saving. */
+void recover_node_epochs(struct recovery *r, struct node *n);
 
 /* What the data plane has of the node @name; borrowed, NULL: nothing. */
 struct link_node_info *recover_find_info(const struct recovery *r,
 					 const char *name);
+bool recover_has_export(const struct recovery *r, const char *name);
 void recover_plane(struct recovery *r);
+/* Its second half: nodes and exports that are not there yet. */
+void recover_open_nodes(struct recovery *r);
 
 void recover_options(struct recovery *r);
 
 /* Worker: open r->add. */
 void recover_open_run(struct work *w);
+
+/* The data plane has done what recover-lost.c asked for, or is gone. */
+void recover_lost_goes_on(struct recovery *r);
 
 #endif

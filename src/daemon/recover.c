@@ -146,6 +146,7 @@ recover_interrupted(struct daemon *d)
 		n->in_plane = false;
 	for (struct export *x = d->graph->exports; x; x = x->next)
 		x->in_plane = false;
+	recover_lost_goes_on(r);
 }
 
 void

@@ -27,6 +27,7 @@
 #include "schema/registry-types.h"
 
 struct daemon;
+struct json;
 
 /* What core_init read; consumed.  NULL: nothing. */
 void recover_set_registry(struct daemon *d, struct registry_doc *doc);
@@ -40,6 +41,13 @@ void recover_begin(struct daemon *d, struct link_hello *hello);
  * memory does: it may be replaced.
  */
 bool recover_is_loaded(const struct daemon *d);
+
+/* A command is about to run with @args.  When it names something that is lost
+ * (lost.h), that is tried again first, and then @then is called once, with all
+ * other commands waiting.  False: nothing to do, @then is not called.
+ */
+bool recover_lost(struct daemon *d, const struct json *args,
+		  void (*then)(void *opaque), void *opaque);
 
 /* The data plane is gone again: what it had, it has no more. */
 void recover_interrupted(struct daemon *d);

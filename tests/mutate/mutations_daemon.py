@@ -19,6 +19,7 @@ PATHS = 'src/daemon/paths.c'
 QMP = 'src/daemon/qmp-server.c'
 RECOVER_EPOCHS = 'src/daemon/recover-epochs.c'
 RECOVER_LOAD = 'src/daemon/recover-load.c'
+RECOVER_LOST = 'src/daemon/recover-lost.c'
 RECOVER_PLANE = 'src/daemon/recover-plane.c'
 REGISTRY = 'src/daemon/registry.c'
 REGISTRY_READ = 'src/daemon/registry-read.c'
@@ -37,6 +38,7 @@ DRIVE = 'integration/drive_backup'
 QCOW2_BITMAPS = 'integration/qcow2_bitmaps'
 QCOW2_VIEWS = 'integration/qcow2_views'
 QCOW2_CHAIN = 'integration/qcow2_chain'
+LOST = 'integration/lost'
 RULES = 'integration/rules'
 SAVED = 'integration/saved'
 BITMAPS = 'integration/bitmaps'
@@ -148,6 +150,22 @@ MUTATIONS = [
      'test_guest_server_rule_3_daemon_dies_while_it_starts_the_server'
      '[guests.saved]'),
 
+    # --- lost.h -----------------------------------------------------------------
+    ('lost.h rule 1', RECOVER_LOST, [('\t\tnode_keep_epochs(n);\n', '')],
+     LOST, 'test_lost_rule_1_it_is_kept_when_the_registry_cannot_be_written'),
+    ('lost.h rule 2', RECOVER_LOST,
+     [('\tchildren_references(l->v[i]->options, want, t);\n', '')],
+     LOST, 'test_lost_rule_2_what_it_stands_on_comes_with_it'),
+    ('lost.h rule 2, exports', RECOVER_LOST,
+     [('if (strcmp(x->v[i]->id, text) == 0)', 'if (false)')],
+     LOST, 'test_lost_rule_2_the_name_of_an_export_is_a_name'),
+    ('lost.h rule 3, it is not tried', 'src/daemon/core.c',
+     [('strcmp(name, "blockdev-add") != 0 &&', 'name &&')],
+     LOST, 'test_lost_rule_3_adding_it_tries_nothing'),
+    ('lost.h rule 3, for good', NODES,
+     [('\tlost_forget_found(a->add.d->lost, a->add.d->graph);\n', '')],
+     LOST, 'test_lost_rule_3_a_new_node_takes_the_place_for_good'),
+
     # --- merge.h ----------------------------------------------------------------
     ('merge.h rule 1', MERGE,
      [('return users && f->refs == users + others && f->map;',
@@ -185,10 +203,8 @@ MUTATIONS = [
      [('\tn->restart = true;\n', '')],
      RULES, 'test_recover_rule_2_what_was_not_recorded_counts_as_changed'),
     ('recover.h rule 2, its guests find it again', RECOVER_PLANE,
-     [('x->in_plane = has_export(r, x->name);',
-       'x->in_plane = recover_find_info(r, x->node->name) != NULL;'),
-      ('static bool\nhas_export(',
-       '__attribute__((unused)) static bool\nhas_export(')],
+     [('x->in_plane = recover_has_export(r, x->name);',
+       'x->in_plane = recover_find_info(r, x->node->name) != NULL;')],
      RULES, 'test_recover_rule_2_what_was_not_recorded_counts_as_changed'),
     ('recover.h rule 3, another boot', RECOVER_EPOCHS,
      [('if (r->rebooted && !from->saved && from->epochs.n) {', 'if (false) {')],
