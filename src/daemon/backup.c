@@ -349,20 +349,16 @@ keep_missing(struct backup *b)
 }
 
 static void
-bitmap_idle(struct bitmap *bm)
-{
-	bm->job = NULL;
-	bm->taken = NULL;
-}
-
-static void
 settle_bitmap(struct backup *b, bool success)
 {
-	if (success && b->mode != BITMAP_SYNC_MODE_NEVER)
+	bool drops = success && b->mode != BITMAP_SYNC_MODE_NEVER;
+	bool keeps = !success && b->mode == BITMAP_SYNC_MODE_ALWAYS;
+
+	if (drops)
 		epoch_set_subtract(&b->bitmap->set, &b->taken);
-	else if (!success && b->mode == BITMAP_SYNC_MODE_ALWAYS)
+	else if (keeps)
 		keep_missing(b);
-	bitmap_idle(b->bitmap);
+	bitmap_return(b->bitmap, drops || keeps);
 	b->bitmap = NULL;
 }
 
@@ -441,7 +437,7 @@ backup_free(struct job *j)
 	struct backup *b = to_backup(j);
 
 	if (b->bitmap)
-		bitmap_idle(b->bitmap);
+		bitmap_return(b->bitmap, false);
 	drop_filter(b);
 	let_go(b);
 	if (b->stream)
@@ -601,8 +597,7 @@ static void
 use_bitmap(struct backup *b, struct bitmap *bm)
 {
 	b->bitmap = bm;
-	bm->job = &b->job;
-	bm->taken = &b->taken;
+	bitmap_lend(bm, &b->job, &b->taken);
 }
 
 bool
@@ -618,17 +613,19 @@ backup_create(struct transaction *t, struct backup_plan *p, struct err *e)
 		free(b);
 		return false;
 	}
-	b->drive = steal(&p->drive);
 	ev_timer_init(&b->patience, on_patience, 0., 0.);
+	if (a->has_speed && a->speed < 0) {
+		job_drop(&b->job);
+		return err_set(e, ERR_GENERIC, 0,
+			       "Parameter 'speed' expects a non-negative "
+			       "value");
+	}
+	b->drive = steal(&p->drive);
 	bu = xzalloc(sizeof *bu);
 	bu->u.commit = undo_start;
 	bu->u.abort = undo_discard;
 	bu->b = b;
 	undo_push(transaction_undo(t), &bu->u);
-	if (a->has_speed && a->speed < 0)
-		return err_set(e, ERR_GENERIC, 0,
-			       "Parameter 'speed' expects a non-negative "
-			       "value");
 	b->job.auto_finalize = !a->has_auto_finalize || a->auto_finalize;
 	b->job.auto_dismiss = !a->has_auto_dismiss || a->auto_dismiss;
 	b->job.speed = (uint64_t)a->speed;

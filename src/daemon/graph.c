@@ -355,19 +355,52 @@ bitmap_new(struct node *n, const char *name, uint64_t granularity,
 	b->name = xstrdup(name);
 	b->granularity = granularity;
 	b->persistent = persistent;
+	b->born = ++n->bitmap_births;
 	b->next = n->bitmaps;
 	n->bitmaps = b;
 	return b;
 }
 
-void
-bitmap_free(struct bitmap *b)
+static void
+unlist(struct bitmap *b)
 {
 	struct bitmap **p = &b->node->bitmaps;
 
 	while (*p != b)
 		p = &(*p)->next;
 	*p = b->next;
+}
+
+void
+bitmap_lend(struct bitmap *b, struct job *j, const struct epoch_set *taken)
+{
+	b->job = j;
+	b->taken = taken;
+	b->successor = ++b->node->bitmap_births;
+}
+
+void
+bitmap_return(struct bitmap *b, bool successor)
+{
+	struct bitmap **p = &b->node->bitmaps;
+
+	b->job = NULL;
+	b->taken = NULL;
+	if (successor) {
+		unlist(b);
+		b->born = b->successor;
+		while (*p && (*p)->born > b->born)
+			p = &(*p)->next;
+		b->next = *p;
+		*p = b;
+	}
+	b->successor = 0;
+}
+
+void
+bitmap_free(struct bitmap *b)
+{
+	unlist(b);
 	epoch_set_clear(&b->set);
 	free(b->inconsistent);
 	free(b->name);

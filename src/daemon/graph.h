@@ -45,6 +45,8 @@ struct view_file;
 struct bitmap {
 	struct bitmap *next; /* on the node, newest first */
 	struct node *node; /* borrowed */
+	uint64_t born; /* when it came, among bitmaps and successors */
+	uint64_t successor; /* busy: when its successor came; 0: not busy */
 	char *name; /* owned */
 	uint64_t granularity;
 	bool persistent;
@@ -84,6 +86,7 @@ struct node {
 	unsigned parents; /* how many nodes have it as a child */
 	struct epoch_file *epoch; /* open epoch: a reference, or NULL */
 	struct bitmap *bitmaps; /* owned, newest first */
+	uint64_t bitmap_births; /* of bitmaps and successors */
 	struct view_file *views; /* borrowed: points in time of it that jobs
 				   * read */
 	unsigned exports;
@@ -226,6 +229,15 @@ struct bitmap *bitmap_new(struct node *n, const char *name,
 			  uint64_t granularity, bool persistent);
 /* Takes it off its node. */
 void bitmap_free(struct bitmap *b);
+/* @j is about to use it: it is busy, and what is written from the cut on belongs
+ * to its successor.  @taken is borrowed from @j.
+ */
+void bitmap_lend(struct bitmap *b, struct job *j,
+		 const struct epoch_set *taken);
+/* @j is done with it.  @successor: what was written since takes its place, in
+ * the list as well; else it is part of the bitmap.
+ */
+void bitmap_return(struct bitmap *b, bool successor);
 /* It says so from now on, and holds nothing. */
 void bitmap_set_inconsistent(struct bitmap *b, const char *why);
 

@@ -372,6 +372,14 @@ job_discard(struct job *j)
 }
 
 void
+job_drop(struct job *j)
+{
+	assert(j->status == JOB_STATUS_CREATED);
+	leave_group(j);
+	job_dismiss(j);
+}
+
+void
 job_blink(struct job *j)
 {
 	if (j->status != JOB_STATUS_RUNNING)

@@ -90,6 +90,8 @@ bool job_create(struct job *j, struct daemon *d, const char *id,
 
 /* Its transaction was rolled back: aborting, concluded, null.  Frees it. */
 void job_discard(struct job *j);
+/* Created -> null: its own options were wrong.  Frees it. */
+void job_drop(struct job *j);
 
 /* Its transaction took effect. */
 void job_start(struct job *j);

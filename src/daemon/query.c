@@ -46,20 +46,48 @@ describe_successor(const struct bitmap *b)
 	return i;
 }
 
+/* A bitmap, or its successor. */
+struct listed {
+	const struct bitmap *b;
+	bool successor;
+};
+
+static uint64_t
+born(const struct listed *l)
+{
+	return l->successor ? l->b->successor : l->b->born;
+}
+
+static int
+newest_first(const void *a, const void *b)
+{
+	return born(a) < born(b) ? 1 : -1;
+}
+
 static bool
 describe_bitmaps(const struct node *n, struct block_device_info *i)
 {
-	i->has_dirty_bitmaps = n->bitmaps != NULL;
+	AUTO(free) struct listed *v = NULL;
+	size_t count = 0;
+	bool ok = true;
+
+	for (const struct bitmap *b = n->bitmaps; b; b = b->next)
+		count += b->successor ? 2 : 1;
+	i->has_dirty_bitmaps = count > 0;
+	v = xcalloc(count + 1, sizeof *v);
+	count = 0;
 	for (const struct bitmap *b = n->bitmaps; b; b = b->next) {
-		if (b->taken &&
-		    !block_dirty_info_list_append(&i->dirty_bitmaps,
-						  describe_successor(b)))
-			return false;
-		if (!block_dirty_info_list_append(&i->dirty_bitmaps,
-						  describe_bitmap(b)))
-			return false;
+		v[count++] = (struct listed){ .b = b };
+		if (b->successor)
+			v[count++] = (struct listed){ b, true };
 	}
-	return true;
+	qsort(v, count, sizeof *v, newest_first);
+	for (size_t k = 0; ok && k < count; k++)
+		ok = block_dirty_info_list_append(
+			&i->dirty_bitmaps, v[k].successor
+						   ? describe_successor(v[k].b)
+						   : describe_bitmap(v[k].b));
+	return ok;
 }
 
 static struct image_info_specific *

@@ -349,6 +349,38 @@ def test_bitmap_without_commands_costs_nothing_at_query(q, disk):
     assert node["dirty-bitmaps"][0]["name"] == "b199"   # newest first
 
 
+def listed(q):
+    """Names in the order of the list.  QEMU 7.2 has a bitmap of the job there,
+    which records nothing."""
+    (node,) = [n for n in q.cmd("query-named-block-nodes")
+               if n["node-name"] == "disk0"]
+    return [b.get("name") for b in node["dirty-bitmaps"]
+            if "name" in b or b["recording"]]
+
+
+@pytest.mark.parametrize("mode,end,after", [
+    ("on-success", "finalize", ["new", "a", "c", "b"]),
+    ("always", "finalize", ["new", "a", "c", "b"]),
+    ("never", "finalize", ["new", "c", "b", "a"]),
+    ("on-success", "cancel", ["new", "c", "b", "a"]),
+    ("always", "cancel", ["new", "a", "c", "b"])])
+@pytest.mark.rows("bitmaps.newest-first", "bitmaps.successor")
+def test_successor_has_its_place_in_the_list(q, disk, backup_node, mode, end,
+                                             after):
+    for name in "abc":
+        add(q, name)
+    backup_node()
+    q.cmd("blockdev-backup", backup(
+        "disk0", "target0", "j", sync="bitmap", bitmap="a", bitmap_mode=mode,
+        auto_finalize=False))
+    q.wait_event("JOB_STATUS_CHANGE", {"id": "j", "status": "pending"})
+    add(q, "new")
+    assert listed(q) == ["new", None, "c", "b", "a"]
+    q.cmd("job-" + end, id="j")
+    q.wait_job("j")
+    assert listed(q) == after
+
+
 # --- failed writes -------------------------------------------------------------
 
 
