@@ -600,6 +600,17 @@ use_bitmap(struct backup *b, struct bitmap *bm)
 	bitmap_lend(bm, &b->job, &b->taken);
 }
 
+/* All of a dirty granule is copied, though its epochs may know better: a
+ * finer bitmap of the node makes them finer.
+ */
+static uint64_t
+copy_unit(const struct backup_plan *p)
+{
+	if (p->sync != MIRROR_SYNC_MODE_BITMAP)
+		return p->cluster;
+	return max_u64(p->cluster, p->bitmap->granularity);
+}
+
 bool
 backup_create(struct transaction *t, struct backup_plan *p, struct err *e)
 {
@@ -644,7 +655,7 @@ backup_create(struct transaction *t, struct backup_plan *p, struct err *e)
 		b->max_chunk = (uint64_t)a->x_perf->max_chunk;
 	if (p->bitmap && !take_bitmap(t, b, p, e))
 		return false;
-	b->view = view_file_new(d, p->source, p->cluster);
+	b->view = view_file_new(d, p->source, copy_unit(p));
 	limit_saves(b->view, a);
 	if (p->sync == MIRROR_SYNC_MODE_BITMAP)
 		limit_view(b, p->source);

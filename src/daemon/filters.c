@@ -91,7 +91,8 @@ to_copy(const struct filter *f)
 
 	if (!f->view->begun)
 		return 0;
-	return mask->n ? dirty_count(mask) * mask->unit
+	return mask->n ? min_u64(dirty_count(mask) * mask->unit,
+				 round_up(f->view->size, f->cluster))
 		       : round_up(f->view->size, f->cluster);
 }
 

@@ -29,7 +29,7 @@
 struct plan {
 	/* set at the start */
 	const struct view_reader *reader; /* borrowed */
-	struct dirty copy; /* unit is the job's cluster */
+	struct dirty copy; /* unit is the job's cluster, or larger */
 	uint64_t limit; /* nothing at or beyond it is copied */
 	uint64_t align; /* a zero run begins and ends at multiples of it */
 	bool top; /* units of @copy that the image's top layer has nothing of

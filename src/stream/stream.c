@@ -507,14 +507,26 @@ extra_lane_get(void)
 	return false;
 }
 
+/* Bytes of clusters. */
+static uint64_t
+bytes_to_copy(const struct stream *s)
+{
+	uint64_t cluster = s->o.cluster, at = 0, start, total = 0;
+
+	if (!s->plan.copy.n)
+		return round_up(s->limit, cluster);
+	for (uint64_t end; dirty_next(&s->plan.copy, at, &start, &end);
+	     at = end)
+		total += round_up(end - start, cluster);
+	return total;
+}
+
 void
 stream_start_lanes(struct stream *s)
 {
-	uint64_t n = s->plan.copy.n ? dirty_count(&s->plan.copy)
-				    : div_up(s->limit, s->o.cluster);
 	unsigned lanes;
 
-	atomic_store(&s->length, n * s->o.cluster);
+	atomic_store(&s->length, bytes_to_copy(s));
 	lanes = good_lanes(s);
 	for (unsigned i = 1; i < lanes; i++) {
 		bool ok;
@@ -608,7 +620,7 @@ stream_new(const struct stream_options *o)
 	s->plan.reader = o->reader;
 	s->plan.copy = o->copy;
 	s->plan.copy.size = o->size;
-	s->plan.copy.unit = s->o.cluster;
+	s->plan.copy.unit = max_u64(o->copy.n ? o->copy.unit : 0, s->o.cluster);
 	s->plan.limit = s->limit;
 	/* an image has nothing from zeroes that are less than a cluster */
 	s->plan.align = max_u64(max_u64(MIN_ALIGN, info->min_block),

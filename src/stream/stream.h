@@ -126,7 +126,8 @@ struct stream_options {
 	const struct view_reader *reader; /* borrowed until done */
 	uint64_t size; /* of the disk */
 	struct dirty copy; /* what to copy; n == 0: everything.  The array is
-			    * borrowed until done; unit is ignored */
+			    * borrowed until done; unit is a power of two, and
+			    * made no smaller than @cluster */
 	uint64_t cluster; /* of the job: what progress counts in; a power of
 			    * two, made larger where the target needs it */
 	struct target *target; /* borrowed until done */

@@ -381,6 +381,36 @@ def test_successor_has_its_place_in_the_list(q, disk, backup_node, mode, end,
     assert listed(q) == after
 
 
+@pytest.mark.rows("backup.bitmap", "bitmaps.cluster-rounding",
+                  "backup.progress")
+@pytest.mark.parametrize("coarse", [4 << 20, 1 << 31])
+def test_whole_granules_are_copied_whatever_other_bitmaps_know(
+        q, disks, disk, backup_node, coarse):
+    add(q, "fine", granularity=4096)
+    add(q, granularity=coarse)
+    disk.pwrite(b"x", 5 << 20)
+    target = backup_node()
+    with open(target.path, "r+b") as f:
+        f.write(b"\xee" * disks.size)
+    whole = min(coarse, disks.size)
+    start = (5 << 20) // coarse * coarse
+    with open(disks.path("disk0"), "rb") as f:
+        want = f.read()[start:start + whole]
+    q.cmd("blockdev-backup", backup("disk0", "target0", "j", sync="bitmap",
+                                    bitmap="b", bitmap_mode="on-success",
+                                    speed=1))
+    # what guests write meanwhile is not in it, in no part of the granule
+    disk.pwrite(b"later" * 100, start + whole - 70000)
+    q.cmd("block-job-set-speed", device="j", speed=0)
+    event = q.wait_job("j")["data"]
+    assert event["len"] == event["offset"] == whole and "error" not in event
+    with open(target.path, "rb") as f:
+        got = f.read()
+    assert got[start:start + whole] == want
+    assert got[:start] == b"\xee" * start
+    assert got[start + whole:] == b"\xee" * (disks.size - start - whole)
+
+
 # --- failed writes -------------------------------------------------------------
 
 
