@@ -24,5 +24,7 @@ def says_something(path):
     if text.count("ERROR: ") != 1 or "ERROR: LeakSanitizer: " not in text or \
             "runtime error: " in text:
         return text != ""
-    owners = re.findall(r"^Direct leak .*\n +#0 .*\n +#1 (.*)$", text, re.M)
-    return not owners or not all("/nbdkit+0x" in o for o in owners)
+    direct = re.findall(r"^Direct leak ", text, re.M)
+    its_own = re.findall(r"^Direct leak .*\n +#0 .*\n +#1 .*/nbdkit\+0x",
+                         text, re.M)
+    return not direct or len(its_own) < len(direct)
