@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Bitmaps that live in a qcow2 image: between QEMU and us, and back."""
 import os
+import struct
 import subprocess
 
 import pytest
@@ -265,3 +266,26 @@ def test_interoperation(q, server, image, path):
             dst.seek(off)
             dst.write(src.read(n))
     guest.same(now, path("inc"))
+
+
+def change(path, at, fmt, *values):
+    with open(path, "r+b") as f:
+        f.seek(at)
+        f.write(struct.pack(fmt, *values))
+
+
+def test_a_disk_that_does_not_end_with_a_sector(q, server, image):
+    """Bits behind the last whole sector are no part of the disk."""
+    with open(image, "rb") as f:
+        head = f.read(65536)
+        at = head.index(struct.pack(">II", 0x23852875, 24))
+        directory = struct.unpack(">Q", head[at + 24:at + 32])[0]
+        f.seek(directory)
+        table, = struct.unpack(">Q", f.read(8))
+    change(image, table, ">Q", 1)           # everything is dirty
+    change(image, 24, ">Q", SIZE + 1)       # the size in the header
+    add(q, image)
+    assert q.bitmap("disk0", "b0")["count"] == SIZE
+    q.cmd("blockdev-del", node_name="disk0")
+    add(q, image)
+    assert q.bitmap("disk0", "b0")["count"] == SIZE

@@ -40,7 +40,7 @@ qcow2_bitmap_can_store(const struct block *b, const char *name,
 		what = "Granularity exceeds maximum (2147483648 bytes)";
 	else if (granularity < UINT64_C(1) << QCOW2_BITMAP_GRANULARITY_MIN)
 		what = "Granularity is under minimum (512 bytes)";
-	else if (qcow2_bitmap_bytes(q->h.size, log2_of(granularity)) >
+	else if (qcow2_bitmap_bytes(q->block.size, log2_of(granularity)) >
 		 QCOW2_BITMAP_BYTES_MAX)
 		what = "Too much space will be occupied by the bitmap. Use "
 		       "larger granularity";
@@ -108,7 +108,7 @@ bits_init(struct bits *w, const struct qcow2 *q,
 {
 	w->s = s;
 	w->shift = log2_of(s->granularity);
-	w->size = q->h.size;
+	w->size = q->block.size;
 	w->per_cluster = (uint64_t)q->g.cluster_size * 8;
 	w->entries = qcow2_clusters(q, qcow2_bitmap_bytes(w->size, w->shift));
 	w->buf = malloc(q->g.cluster_size);

@@ -86,7 +86,7 @@ check_unique(const struct qcow2_bitmaps *l, struct err *e)
 static bool
 is_inconsistent(const struct qcow2 *q, const struct qcow2_bitmap_entry *b)
 {
-	uint64_t bytes = qcow2_bitmap_bytes(q->h.size, b->granularity_bits);
+	uint64_t bytes = qcow2_bitmap_bytes(q->block.size, b->granularity_bits);
 
 	if (b->flags & QCOW2_BITMAP_IN_USE || bytes > QCOW2_BITMAP_BYTES_MAX)
 		return true;
@@ -313,7 +313,7 @@ qcow2_bitmap_ranges(struct block *b, const struct qcow2_bitmaps *l, size_t i,
 	struct ranges w = { .each = each,
 			    .opaque = opaque,
 			    .bits = s->entry.granularity_bits,
-			    .size = q->h.size,
+			    .size = q->block.size,
 			    .buf = buf };
 	int r;
 
