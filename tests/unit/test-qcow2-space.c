@@ -33,6 +33,7 @@ open_crash(struct crash_disk **d)
 	*d = crash_disk_load(path, 32 * MiB);
 	o.file = &(*d)->block;
 	assert_ok(qcow2_open(&o, &b, &e), &e);
+	b->discard_unmap = true;
 	return b;
 }
 
@@ -262,6 +263,46 @@ a_reader_finds_tables_that_moved(void **s)
 	rig_run("qemu-img check -q " DISK);
 }
 
+/* --- what a long view held ------------------------------------------------------------- */
+
+/* Clusters that nobody refers to any more and that are not free. */
+static unsigned
+leaks(const struct crash_disk *d)
+{
+	return rig_check(d, "after a view");
+}
+
+static void
+a_flush_frees_a_bounded_part(void **s)
+{
+	const unsigned runs = 6000, some = 2500;
+	struct crash_disk *d;
+	struct block *b;
+	unsigned reserved, before, after;
+
+	(void)s;
+	new_image("cluster_size=512", "8M");
+	b = open_crash(&d);
+	assert_int_equal(put(b, 0, 2 * runs * SMALL, 1), 0);
+	assert_int_equal(block_flush(b), 0);
+	reserved = leaks(d);
+	block_hold(b);
+	for (unsigned i = 0; i < runs; i++)
+		assert_int_equal(block_discard(b, 2 * i * SMALL, SMALL), 0);
+	assert_int_equal(block_flush(b), 0);
+	before = leaks(d);
+	assert_int_equal(before, reserved + runs);
+	block_release(b);
+	for (unsigned flushes = 0; flushes < 10; flushes++) {
+		assert_int_equal(block_flush(b), 0);
+		after = leaks(d);
+		assert_in_range(before - after, 0, some);
+		before = after;
+	}
+	assert_int_equal(before, reserved);
+	block_free(b);
+}
+
 /* --- version 2 has no zeroes ------------------------------------------------------------ */
 
 static void
@@ -293,6 +334,7 @@ main(void)
 			a_data_file_that_is_shorter_than_the_disk_grows),
 		cmocka_unit_test(space_ends_where_the_file_does),
 		cmocka_unit_test(a_reader_finds_tables_that_moved),
+		cmocka_unit_test(a_flush_frees_a_bounded_part),
 		cmocka_unit_test(
 			a_discard_in_version_2_lets_nothing_shine_through),
 	};

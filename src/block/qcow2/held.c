@@ -23,6 +23,12 @@
 #define RELIEVE_BYTES (64 * MiB)
 #define RELIEVE_RUNS  4096u
 
+/* What a long view held may be very much.  A flush frees so many runs of it at
+ * most, and others get at the space after each step.
+ */
+#define FREE_RUNS 2048u
+#define FREE_STEP 32u
+
 void
 qcow2_held_init(struct qcow2 *q)
 {
@@ -158,38 +164,54 @@ qcow2_on_freed(struct qcow2 *q, uint64_t first, uint64_t n)
 				    min_u64(len, q->file->size - off));
 }
 
-static bool
-take_ready(struct qcow2 *q, struct qcow2_held_list *l)
+/* The last of what is ready: how many. */
+static uint32_t
+take_ready(struct qcow2 *q, struct qcow2_run run[FREE_STEP])
+{
+	struct qcow2_held *h = &q->held;
+	struct qcow2_held_list *l = &h->ready;
+	uint32_t n;
+
+	mtx_lock(&h->lock);
+	n = h->holds ? 0 : (uint32_t)min_u64(l->n, FREE_STEP);
+	l->n -= n;
+	for (uint32_t i = 0; i < n; i++) {
+		run[i] = l->run[l->n + i];
+		l->clusters -= run[i].n;
+	}
+	mtx_unlock(&h->lock);
+	return n;
+}
+
+int
+qcow2_held_free(struct qcow2 *q)
+{
+	struct qcow2_run run[FREE_STEP];
+	uint32_t n, done = 0;
+	int r = 0;
+
+	while (!r && done < FREE_RUNS && (n = take_ready(q, run))) {
+		PARK("qcow2.freeing");
+		(void)pthread_mutex_lock(&q->space_lock);
+		for (uint32_t i = 0; i < n && !r; i++)
+			r = qcow2_refcount_add(q, run[i].first, run[i].n, -1,
+					       qcow2_on_freed);
+		(void)pthread_mutex_unlock(&q->space_lock);
+		done += n;
+	}
+	return r;
+}
+
+bool
+qcow2_held_any(struct qcow2 *q)
 {
 	struct qcow2_held *h = &q->held;
 	bool any;
 
 	mtx_lock(&h->lock);
 	any = !h->holds && h->ready.n;
-	if (any) {
-		*l = h->ready;
-		memset(&h->ready, 0, sizeof h->ready);
-	}
 	mtx_unlock(&h->lock);
 	return any;
-}
-
-int
-qcow2_held_free(struct qcow2 *q)
-{
-	struct qcow2_held_list l;
-	int r = 0;
-
-	if (!take_ready(q, &l))
-		return 0;
-	PARK("qcow2.freeing");
-	(void)pthread_mutex_lock(&q->space_lock);
-	for (uint32_t i = 0; i < l.n && !r; i++)
-		r = qcow2_refcount_add(q, l.run[i].first, l.run[i].n, -1,
-				       qcow2_on_freed);
-	(void)pthread_mutex_unlock(&q->space_lock);
-	free(l.run);
-	return r;
 }
 
 int

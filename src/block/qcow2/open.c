@@ -475,7 +475,7 @@ finish(struct qcow2 *q)
 {
 	int r = qcow2_barrier(q);
 
-	if (!r)
+	while (!r && qcow2_held_any(q))
 		r = qcow2_held_free(q);
 	if (!r)
 		r = qcow2_alloc_settle(q);

@@ -25,7 +25,8 @@
  *     it was at any time before (unreadable, if it was written compressed).
  *  5. Space is freed late: a refcount goes down only after the entry that gave
  *     the cluster up is behind a barrier, and while nobody holds space (see
- *     block_hold).  Until then the cluster is neither reused nor punched.
+ *     block_hold).  Until then the cluster is neither reused nor punched.  A
+ *     request frees a bounded part of it.
  *  6. What was acknowledged is written: no entry, count or datum waits in
  *     memory for a later write.  A death costs leaks (rules 1 and 5).
  *  7. An entry is one aligned unit of 8 bytes (16 when extended) and written
@@ -289,8 +290,10 @@ void qcow2_held_seal(struct qcow2 *q);
 void qcow2_held_sealed(struct qcow2 *q);
 /* These clusters' counts reached zero; with the space lock held. */
 void qcow2_on_freed(struct qcow2 *q, uint64_t first, uint64_t n);
-/* Free what is ready, unless somebody holds.  No locks held. */
+/* Free some of what is ready, unless somebody holds.  No locks held. */
 int qcow2_held_free(struct qcow2 *q);
+/* Is there something to free? */
+bool qcow2_held_any(struct qcow2 *q);
 /* Called at the end of requests: frees when much is pending. */
 int qcow2_held_relieve(struct qcow2 *q);
 void qcow2_hold(struct block *b);
