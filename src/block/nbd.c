@@ -67,17 +67,47 @@ inside(const struct image *m, uint64_t off, uint64_t len)
 	return min_u64(len, m->info.size - off);
 }
 
+/* A part of one of the server's blocks: [off, off + len). */
+static int
+read_part(struct image *m, void *buf, uint64_t len, uint64_t off)
+{
+	uint64_t start = round_down(off, m->info.min_block);
+	uint64_t end = min_u64(start + m->info.min_block, m->info.size);
+	AUTO(free) char *block = malloc((size_t)(end - start));
+	struct remote_request rq = { .op = REMOTE_READ,
+				     .buf = block,
+				     .off = start,
+				     .len = end - start };
+	int os = block ? in_pieces(m, &rq, m->info.max_block) : ENOMEM;
+
+	if (!os)
+		memcpy(buf, block + (off - start), (size_t)len);
+	return os;
+}
+
+/* Whoever reads a disk as a whole need not know the server's blocks. */
 static int
 image_pread(struct block *b, void *buf, size_t len, uint64_t off)
 {
 	struct image *m = to_image(b);
-	uint64_t n = inside(m, off, len);
-	struct remote_request rq = {
-		.op = REMOTE_READ, .buf = buf, .off = off, .len = n
-	};
+	uint64_t unit = m->info.min_block, n = inside(m, off, len), some;
+	struct remote_request rq = { .op = REMOTE_READ };
+	char *to = buf;
+	int os = 0;
 
-	memset((char *)buf + n, 0, len - n);
-	return in_pieces(m, &rq, m->info.max_block);
+	memset(to + n, 0, len - n);
+	for (; n && !os; to += some, off += some, n -= some) {
+		if (off % unit || n < unit) {
+			some = min_u64(n, unit - off % unit);
+			os = read_part(m, to, some, off);
+			continue;
+		}
+		rq.buf = to;
+		rq.off = off;
+		rq.len = some = round_down(n, unit);
+		os = in_pieces(m, &rq, m->info.max_block);
+	}
+	return os;
 }
 
 static int

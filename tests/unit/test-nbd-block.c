@@ -162,6 +162,34 @@ requests_are_cut_to_what_the_server_takes(void **state)
 	free(out);
 }
 
+/* A backup reads what belongs together, and saves granules of 4 KiB. */
+static void
+reads_need_not_be_aligned_to_the_servers_blocks(void **state)
+{
+	struct rig *r = *state;
+	unsigned char *out = xzalloc(1 * MB), *in = xzalloc(1 * MB);
+	const uint64_t at[] = { 0, 4096, 60 * 1024, 64 * 1024, 200 * 1024 };
+	const uint64_t len[] = { 512, 4096, 68 * 1024, 128 * 1024, 300 * 1024 };
+
+	NBDKIT(r, "--filter=blocksize-policy", "memory", "1M",
+	       "blocksize-minimum=64K", "blocksize-preferred=64K",
+	       "blocksize-maximum=128K", "blocksize-error-policy=error");
+	open_image(r);
+	assert_int_equal(r->b->min_block, 64 * 1024);
+	for (size_t i = 0; i < 1 * MB; i++)
+		out[i] = (unsigned char)(i / 512 + 1);
+	assert_int_equal(block_pwrite(r->b, out, 1 * MB, 0), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(at); i++)
+		for (size_t k = 0; k < ARRAY_SIZE(len); k++) {
+			memset(in, 0, len[k]);
+			assert_int_equal(block_pread(r->b, in, len[k], at[i]),
+					 0);
+			assert_memory_equal(in, out + at[i], len[k]);
+		}
+	free(in);
+	free(out);
+}
+
 static void
 a_server_that_cannot_zero_gets_zeroes(void **state)
 {
@@ -492,6 +520,7 @@ main(void)
 		T(extents_are_the_servers),
 		T(a_server_without_extents_has_data),
 		T(requests_are_cut_to_what_the_server_takes),
+		T(reads_need_not_be_aligned_to_the_servers_blocks),
 		T(a_server_that_cannot_zero_gets_zeroes),
 		T(a_last_sector_may_be_incomplete),
 		T(errors_of_the_server_arrive),
