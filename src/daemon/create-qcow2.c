@@ -31,6 +31,10 @@ check_node(const struct node *n, struct err *e)
 	if (n->exports || n->views || n->parents)
 		return err_set(e, ERR_GENERIC, 0, "Node '%s' is in use",
 			       n->name);
+	/* nobody records what we write, and its size changes */
+	if (n->bitmaps)
+		return err_set(e, ERR_GENERIC, 0, "Node '%s' has bitmaps",
+			       n->name);
 	if (n->read_only)
 		return err_set(e, ERR_GENERIC, 0, "Block node is read-only");
 	return true;

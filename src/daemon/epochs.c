@@ -171,19 +171,23 @@ epoch_set_remove(struct epoch_set *s, const struct epoch_file *f)
 bool
 epoch_set_has(const struct epoch_set *s, const struct epoch_file *f)
 {
-	for (size_t i = 0; i < s->n; i++)
-		if (s->v[i] == f)
-			return true;
-	return false;
+	return epoch_set_find(s, f->id) == f;
 }
 
 struct epoch_file *
 epoch_set_find(const struct epoch_set *s, uint64_t id)
 {
-	for (size_t i = 0; i < s->n; i++)
-		if (s->v[i]->id == id)
-			return s->v[i];
-	return NULL;
+	size_t from = 0, to = s->n;
+
+	while (from < to) {
+		size_t mid = from + (to - from) / 2;
+
+		if (s->v[mid]->id < id)
+			from = mid + 1;
+		else
+			to = mid;
+	}
+	return from < s->n && s->v[from]->id == id ? s->v[from] : NULL;
 }
 
 void

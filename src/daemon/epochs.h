@@ -13,6 +13,12 @@
 #include "base/err.h"
 #include "tracking/epoch.h"
 
+/* For merge.c. */
+struct epoch_users {
+	unsigned n; /* bitmaps */
+	uint64_t who; /* the same for the same bitmaps; may be for others */
+};
+
 struct epoch_file {
 	uint64_t id;
 	unsigned refs;
@@ -20,6 +26,7 @@ struct epoch_file {
 	char *path; /* owned */
 	struct epoch *map; /* owned; NULL until it was made or opened */
 	bool keep; /* the file stays when the last user goes (shutdown) */
+	struct epoch_users users;
 };
 
 /* A planned epoch: no file yet.  The caller holds the one reference. */

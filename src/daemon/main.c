@@ -33,6 +33,20 @@ open_standard_files(void)
 	return true;
 }
 
+/* Images, epochs, views and sessions each take some.  The soft limit is there
+ * for programs that call select(), which neither we nor nbdkit do.
+ */
+static void
+allow_descriptors(void)
+{
+	struct rlimit r;
+
+	if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+		r.rlim_cur = r.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &r);
+	}
+}
+
 static bool
 open_directories(struct daemon *d, struct err *e)
 {
@@ -140,6 +154,7 @@ run(struct daemon *d)
 		return 1;
 	}
 	prefer_loop(d);
+	allow_descriptors();
 	watch_signals(&signals, d);
 	if (set_up(d, &e)) {
 		core_start(d);

@@ -38,18 +38,24 @@ next_bitmap(const struct graph *g, const struct bitmap *b)
 	return n ? n->bitmaps : NULL;
 }
 
-/* Rule 1: do bitmaps hold all of its references, but @others? */
+/* Rule 1: do bitmaps, @users of them, hold all of its references, but @others?
+ * The map comes last: while a transaction makes the file in a worker, its
+ * reference is one more.
+ */
 static bool
-is_free(const struct graph *g, const struct epoch_file *f, unsigned others)
+is_free(const struct epoch_file *f, unsigned users, unsigned others)
+{
+	return users && f->refs == users + others && f->map;
+}
+
+static unsigned
+users_of(const struct graph *g, const struct epoch_file *f)
 {
 	unsigned users = 0;
 
 	for (struct bitmap *b = next_bitmap(g, NULL); b; b = next_bitmap(g, b))
 		users += epoch_set_has(&b->set, f);
-	/* The map comes last: while a transaction makes the file in a worker,
-	 * its reference is one more.
-	 */
-	return users && f->refs == users + others && f->map;
+	return users;
 }
 
 static bool
@@ -62,32 +68,92 @@ same_users(const struct graph *g, const struct epoch_file *a,
 	return a->size == b->size;
 }
 
-/* Collect the epochs from @from on that have the users of that one. */
-static void
-collect(struct merge *m, const struct epoch_set *s, size_t from)
-{
-	const struct graph *g = m->d->graph;
+/* --- which of them have the same users ---------------------------------------------- */
 
+/* Bitmaps times epochs may be a million: count and compare each once. */
+static size_t
+count_users(const struct graph *g)
+{
+	uint64_t number = 0;
+	size_t n = 0;
+
+	for (struct bitmap *b = next_bitmap(g, NULL); b; b = next_bitmap(g, b))
+		for (size_t i = 0; i < b->set.n; i++)
+			b->set.v[i]->users = (struct epoch_users){ 0 };
+	for (struct bitmap *b = next_bitmap(g, NULL); b;
+	     b = next_bitmap(g, b)) {
+		number++;
+		for (size_t i = 0; i < b->set.n; i++) {
+			struct epoch_users *u = &b->set.v[i]->users;
+
+			n += u->n == 0;
+			u->n++;
+			u->who = (u->who ^ number) *
+				 UINT64_C(0x9e3779b97f4a7c15);
+			u->who ^= u->who >> 32;
+		}
+	}
+	return n;
+}
+
+/* Each that may be merged, once.  There is room for all. */
+static size_t
+list_free(const struct graph *g, struct epoch_file **v)
+{
+	size_t n = 0;
+
+	for (struct bitmap *b = next_bitmap(g, NULL); b; b = next_bitmap(g, b))
+		for (size_t i = 0; i < b->set.n; i++) {
+			struct epoch_file *f = b->set.v[i];
+
+			if (is_free(f, f->users.n, 0))
+				v[n++] = f;
+			f->users.n = 0; /* seen */
+		}
+	return n;
+}
+
+static int
+compare(const void *x, const void *y)
+{
+	const struct epoch_file *a = *(struct epoch_file *const *)x;
+	const struct epoch_file *b = *(struct epoch_file *const *)y;
+
+	if (a->users.who != b->users.who)
+		return a->users.who < b->users.who ? -1 : 1;
+	return (a->id > b->id) - (a->id < b->id);
+}
+
+/* Those of @v[0..n) that begin the list and have the users of the first. */
+static bool
+collect(struct merge *m, struct epoch_file *const *v, size_t n)
+{
 	m->n = 0;
-	for (size_t i = from; i < s->n && m->n < MERGE_MAX; i++)
-		if (is_free(g, s->v[i], 0) &&
-		    (m->n == 0 || same_users(g, m->part[0], s->v[i])))
-			m->part[m->n++] = s->v[i];
+	for (size_t i = 0;
+	     i < n && m->n < MERGE_MAX && v[i]->users.who == v[0]->users.who;
+	     i++)
+		if (same_users(m->d->graph, v[0], v[i]))
+			m->part[m->n++] = v[i];
+	return m->n >= MERGE_MIN;
 }
 
 static bool
 find(struct merge *m)
 {
 	const struct graph *g = m->d->graph;
+	AUTO(free)
+	struct epoch_file **v = xcalloc(count_users(g), sizeof v[0]);
+	size_t n = list_free(g, v);
+	bool found = false;
 
-	for (struct bitmap *b = next_bitmap(g, NULL); b; b = next_bitmap(g, b))
-		for (size_t i = 0; i + MERGE_MIN <= b->set.n; i++) {
-			collect(m, &b->set, i);
-			if (m->n >= MERGE_MIN)
-				return true;
-		}
-	m->n = 0;
-	return false;
+	if (n)
+		qsort((void *)v, n, sizeof v[0], compare);
+	for (size_t i = 0; i + MERGE_MIN <= n && !found; i++)
+		found = v[i]->users.who == v[i + MERGE_MIN - 1]->users.who &&
+			collect(m, v + i, n - i);
+	if (!found)
+		m->n = 0;
+	return found;
 }
 
 /* --- the union (worker) ------------------------------------------------------------ */
@@ -131,7 +197,7 @@ unchanged(const struct merge *m)
 	const struct graph *g = m->d->graph;
 
 	for (size_t i = 0; i < m->n; i++)
-		if (!is_free(g, m->part[i], 1) ||
+		if (!is_free(m->part[i], users_of(g, m->part[i]), 1) ||
 		    !same_users(g, m->part[0], m->part[i]))
 			return false;
 	return true;

@@ -21,11 +21,12 @@ static const char lost[] = "its record of changes was lost with the host's "
 
 /* A reference; NULL: *e says why not. */
 static struct epoch_file *
-find_epoch(struct recovery *r, uint64_t id, const struct node *n, struct err *e)
+find_epoch(struct recovery *r, const struct registry_bitmap *b, uint64_t id,
+	   const struct node *n, struct err *e)
 {
 	struct epoch_file *f = epoch_set_find(&r->saved, id);
 
-	if (f)
+	if (f && b->saved)
 		return epoch_file_ref(f);
 	if (!r->rebooted)
 		return sweep_find_epoch(r->d, id, n, e);
@@ -50,12 +51,9 @@ restore_bitmap(struct recovery *r, struct node *n,
 			b, from->inconsistent ? from->inconsistent : changed);
 		return;
 	}
-	if (r->rebooted && !from->saved && from->epochs.n) {
-		bitmap_set_inconsistent(b, lost);
-		return;
-	}
 	for (size_t i = 0; i < from->epochs.n; i++) {
-		struct epoch_file *f = find_epoch(r, from->epochs.v[i], n, &e);
+		struct epoch_file *f =
+			find_epoch(r, from, from->epochs.v[i], n, &e);
 
 		if (!f) {
 			log_error("node '%s', bitmap '%s': %s", n->name,

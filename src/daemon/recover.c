@@ -12,6 +12,7 @@
 #include "daemon/daemon.h"
 #include "daemon/graph.h"
 #include "daemon/identity.h"
+#include "daemon/plane-node.h"
 #include "daemon/recover-priv.h"
 
 /* --- asking the data plane --------------------------------------------------------- */
@@ -40,8 +41,11 @@ succeeded(struct recovery *r, const struct ask *a, const struct json *ret,
 
 	if (a->got)
 		a->got(r, ret, msg);
-	if (n)
+	if (n && n->exports)
 		n->in_plane = true;
+	else if (a->node) /* its last export was deleted meanwhile */
+		plane_close_node(r->d->plane, a->node,
+				 &recover_ask(r, false)->r);
 	if (x)
 		x->in_plane = true;
 }

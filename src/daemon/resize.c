@@ -302,10 +302,12 @@ opened(struct work *w)
 		adopt(r);
 }
 
+/* After a failure it is looked at only: another data plane may have it. */
 static void
 open_here(struct resizing *r)
 {
-	r->image = image_plan(r->node, &r->fds);
+	r->image = err_is_set(&r->e) ? image_reader_plan(r->node, &r->fds)
+				     : image_plan(r->node, &r->fds);
 	r->work = (struct work){ .run = open_run, .done = opened };
 	work_submit(r->d->work, &r->d->loop, &r->work);
 }

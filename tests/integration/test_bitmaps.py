@@ -2,10 +2,12 @@
 """Bitmap commands: what they record and what they refuse."""
 import hashlib
 import os
+import resource
 import subprocess
 
 import pytest
 
+from stillpoint_test import guest
 from stillpoint_test.qmp import action, backup
 
 nbd = pytest.importorskip("nbd")
@@ -683,3 +685,24 @@ def test_hash_follows_the_size_of_the_disk(q, disks, connect):
     assert hash_of(q) == expected(16 << 20, K, [0, 20, 50, 200])
     q.cmd("block_resize", node_name="disk0", size=40 * K)
     assert hash_of(q) == expected(40 * K, K, [0, 20])
+
+
+@pytest.mark.needs("stillpoint")
+def test_hundreds_of_bitmaps_that_were_made_one_by_one(make_server, dir):
+    """Each has an epoch more than the one after it: they are looked through
+    in no time, and a low limit of descriptors is raised."""
+    server = make_server()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    q = server.qmp()
+    q.cmd("blockdev-add", driver="file", node_name="n",
+          filename=guest.make_image(os.path.join(dir, "n.img"), 8 << 20))
+    for i in range(300):
+        q.cmd("block-dirty-bitmap-add", node="n", name="b%d" % i)
+    assert server.cpu_seconds() < 20        # was 400 for 200 of them
+    (n,) = q.cmd("query-named-block-nodes")
+    assert len(n["dirty-bitmaps"]) == 300

@@ -492,3 +492,36 @@ def test_guests_of_a_node_that_the_new_daemon_cannot_open_go_on(
     server.kill9()
     server.start()
     assert server.qmp().bitmap("far", "b")["count"] == 2 * K
+
+
+def test_export_that_is_deleted_while_its_node_is_being_opened(
+        server, q, dir, make_target, connect):
+    """nbdkit opens the node for an export that waited and is gone when it
+    is done: it does not stay there."""
+    park = os.path.join(dir, "park")
+    server.stop()
+    server.start(STILLPOINT_PARK_AT="node.opening:" + park)
+    q = server.qmp()
+    path = os.path.join(dir, "remote.img")
+    remote = make_target("remote", unix=True).file(path, size=16 * M)
+    q.cmd("blockdev-add", remote.blockdev("far"))
+    q.cmd("block-export-add", type="nbd", id="e", node_name="far",
+          name="far", writable=True)
+    remote.kill9()
+    server.kill9_nbdkit()
+    procs.wait_until(lambda: "export 'e' waits" in server.child.stderr(),
+                     "the export waits")
+    remote.restart()
+    open(park, "w").close()
+    procs.wait_until(lambda: os.path.exists(park + ".parked"), "it is tried")
+    q.send({"execute": "block-export-del", "arguments": {"id": "e"}, "id": 1})
+    time.sleep(0.2)                         # time to ask for the closing
+    os.unlink(park)
+    assert "error" not in q.receive(20)
+    time.sleep(0.5)                         # time to open it
+    q.cmd("blockdev-del", node_name="far")
+    q.cmd("blockdev-add", driver="file", node_name="far",
+          filename=guest.make_image(os.path.join(dir, "near.img"), M))
+    q.cmd("block-export-add", type="nbd", id="f", node_name="far",
+          name="far", writable=True)
+    assert connect(server.uri("far")).get_size() == M

@@ -114,3 +114,15 @@ def test_nodes_that_are_used_or_not_there(q, disks):
         "Node 'disk0' is in use"
     assert job(q, driver="qcow2", file="x", size=SIZE) == \
         "Cannot find device='x' nor node-name='x'"
+
+
+def test_node_with_bitmaps_is_not_made_into_an_image(q, file_node):
+    """What the job writes is recorded by nobody, and the node would have
+    another size than its record."""
+    file_node()
+    q.cmd("block-dirty-bitmap-add", node="f", name="b")
+    assert "Node 'f' has bitmaps" in job(q, driver="qcow2", file="f",
+                                         size=SIZE)
+    assert q.bitmap("f", "b")["count"] == 0
+    q.cmd("block-dirty-bitmap-remove", node="f", name="b")
+    assert job(q, driver="qcow2", file="f", size=SIZE) is None
