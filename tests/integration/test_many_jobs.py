@@ -65,7 +65,8 @@ def test_many_jobs_among_rude_clients(server, q, disks, many, rude):
     for i in range(0, JOBS, 2):
         q.cmd("job-resume", id="j%d" % i)
     q.jobs_succeed(*["j%d" % i for i in range(JOBS)], timeout=60)
-    assert server.memory_bytes() < 256 * M
+    if "STILLPOINT_SANITIZER" not in os.environ:    # which keeps what is freed
+        assert server.memory_bytes() < 256 * M
     for i in range(JOBS):
         guest.same(disks.path("disk%d" % i), many[i])
     assert q.cmd("query-jobs") == [] == q.cmd("query-block-jobs")

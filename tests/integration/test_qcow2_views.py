@@ -86,12 +86,14 @@ def test_rule_6_a_reader_sees_what_came_between_its_opening_and_the_cut(
     guest.same(then, scene.target)
 
 
-@pytest.mark.parametrize("place", ["stream.before-read",
+@pytest.mark.parametrize("place", ["transaction.published",
+                                   "stream.before-read",
                                    "reader.after-extent"])
 def test_space_is_held_while_a_reader_may_look_there(scene, place):
     """Every compressed cluster is moved by a small write, and what they gave
     up would be written over, between the reader's look at the tables and its
-    look at the data."""
+    look at the data.  (Before that look, what moved is read behind what was the
+    end of the file at the cut.)"""
     raw = scene.path("raw")
     with open(raw, "wb") as f:
         for i in range(32 * M // 65536):

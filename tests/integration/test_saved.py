@@ -315,9 +315,12 @@ def test_saved_rule_6_a_file_that_is_missing_or_damaged(disk, how):
         elif how == "cut":
             os.truncate(path, size - 8)
         else:
+            # where the head of a file without bits is not
             with open(path, "r+b") as f:
-                f.seek(size - 20)
-                f.write(b"?")
+                f.seek(size - 1)
+                byte = f.read(1)[0]
+                f.seek(size - 1)
+                f.write(bytes([byte ^ 1]))
     disk.again()
     disk.lost()
 

@@ -299,7 +299,8 @@ MUTATIONS = [
     ('transaction.h rule 6, a file that has grown', 'src/block/qcow2/io.c',
      [('size = block_look(child);', '(void)block_look;')],
      QCOW2_VIEWS,
-     'test_rule_6_a_reader_sees_what_came_between_its_opening_and_the_cut'),
+     'test_space_is_held_while_a_reader_may_look_there'
+     '[transaction.published]'),
     ('transaction.h rule 2, files', TRANSACTION,
      [('\tif (err_is_set(&t->e)) {\n\t\tfail(t);\n\t\treturn;\n\t}\n'
        '\tPARK("transaction.made");',
