@@ -105,7 +105,7 @@ action_bitmap_add(struct transaction *t, const struct block_dirty_bitmap_add *a,
 		return err_set(e, ERR_GENERIC, 0,
 			       "Cannot find device='%s' nor node-name='%s'",
 			       a->node, a->node);
-	if (!add_check(n, a, e) ||
+	if (!add_check(n, a, e) || !graph_check_bitmaps(d->graph, e) ||
 	    (a->persistent &&
 	     !stored_check(n, a->name,
 			   a->has_granularity ? a->granularity

@@ -154,7 +154,7 @@ export_new(struct daemon *d, struct block_export_options *options,
 	const struct block_export_options *o = x->options = options;
 
 	x->name = o->u.nbd->name ? o->u.nbd->name : o->node_name;
-	if (!check_id(d->graph, o, e) ||
+	if (!check_id(d->graph, o, e) || !graph_check_exports(d->graph, e) ||
 	    !check_node(d->graph, o, &x->node, e) ||
 	    !check_name(d->graph, x->name, e) || !check_description(o, e) ||
 	    !check_contexts(d->graph, x, e))

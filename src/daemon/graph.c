@@ -63,6 +63,58 @@ graph_see_id(struct graph *g, uint64_t id)
 		;
 }
 
+/* --- limits ----------------------------------------------------------------- */
+
+static bool
+check_room(size_t n, size_t max, const char *what, struct err *e)
+{
+	return n < max ||
+	       err_set(e, ERR_GENERIC, 0,
+		       "There are %zu %s already, and no more are allowed", n,
+		       what);
+}
+
+bool
+graph_check_nodes(const struct graph *g, size_t coming, struct err *e)
+{
+	size_t n = coming;
+
+	for (const struct node *i = g->nodes; i; i = i->next)
+		n++;
+	return check_room(n, GRAPH_MAX_NODES, "nodes", e);
+}
+
+bool
+graph_check_exports(const struct graph *g, struct err *e)
+{
+	size_t n = 0;
+
+	for (const struct export *x = g->exports; x; x = x->next)
+		n++;
+	return check_room(n, GRAPH_MAX_EXPORTS, "exports", e);
+}
+
+bool
+graph_check_bitmaps(const struct graph *g, struct err *e)
+{
+	size_t n = 0;
+
+	for (const struct node *i = g->nodes; i; i = i->next)
+		for (const struct bitmap *b = i->bitmaps; b; b = b->next)
+			n++;
+	return check_room(n, GRAPH_MAX_BITMAPS, "bitmaps", e);
+}
+
+bool
+graph_check_objects(const struct graph *g, struct err *e)
+{
+	size_t n = 0;
+
+	for (const struct object *o = g->objects; o; o = o->next)
+		n++;
+	return check_room(n, GRAPH_MAX_OBJECTS, "objects", e);
+}
+
 bool
 graph_has_view(const struct node *n, uint64_t id)
 {

@@ -42,6 +42,14 @@ struct view_file;
  */
 #define NODE_MAX_LAYERS 128
 
+/* What clients may make; one more is refused.  All of it stands in the
+ * registry, and each epoch is a mapping, of which a process has some 65000.
+ */
+#define GRAPH_MAX_NODES   16384
+#define GRAPH_MAX_EXPORTS 16384
+#define GRAPH_MAX_BITMAPS 16384 /* on all nodes together */
+#define GRAPH_MAX_OBJECTS 4096
+
 struct bitmap {
 	struct bitmap *next; /* on the node, newest first */
 	struct node *node; /* borrowed */
@@ -134,6 +142,15 @@ struct graph {
 
 struct graph *graph_new(struct daemon *d);
 void graph_free(struct graph *g);
+
+/* Is there room for one more, @coming of them being on their way?  "There are
+ * N nodes already, and no more are allowed".
+ */
+bool graph_check_nodes(const struct graph *g, size_t coming, struct err *e)
+	MUST_CHECK;
+bool graph_check_exports(const struct graph *g, struct err *e) MUST_CHECK;
+bool graph_check_bitmaps(const struct graph *g, struct err *e) MUST_CHECK;
+bool graph_check_objects(const struct graph *g, struct err *e) MUST_CHECK;
 
 uint64_t graph_take_id(struct graph *g);
 /* @id is taken. */

@@ -335,6 +335,20 @@ group_abort(struct job_group *g)
 
 /* --- a job's life ----------------------------------------------------------- */
 
+static bool
+check_room(const struct jobs *js, struct err *e)
+{
+	unsigned n = 0;
+
+	for (const struct job *j = js->first; j; j = j->next)
+		n++;
+	return n < JOBS_MAX ||
+	       err_set(e, ERR_GENERIC, 0,
+		       "There are %u jobs already, and no more are allowed: "
+		       "dismiss some that are over",
+		       n);
+}
+
 bool
 job_create(struct job *j, struct daemon *d, const char *id,
 	   const struct job_ops *ops, struct job_group *g, struct err *e)
@@ -343,6 +357,8 @@ job_create(struct job *j, struct daemon *d, const char *id,
 
 	if (!id_is_wellformed(id))
 		return err_set(e, ERR_GENERIC, 0, "Invalid job ID '%s'", id);
+	if (!check_room(d->jobs, e))
+		return false;
 	old = job_find(d, id);
 	if (old && !old->ops)
 		job_dismiss(old);

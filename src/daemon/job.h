@@ -20,6 +20,11 @@
 #include "base/loop.h"
 #include "schema/qmp-types.h"
 
+/* That are there; one more is refused.  Jobs that are over count until they
+ * are dismissed.
+ */
+#define JOBS_MAX 4096
+
 struct daemon;
 struct job;
 struct job_group;

@@ -159,6 +159,8 @@ plan(struct node_add *a, const struct blockdev_options *o,
 			      NODE_MAX_LAYERS);
 		return NULL;
 	}
+	if (!graph_check_nodes(a->d->graph, a->n, e))
+		return NULL;
 	n = bare_node(o, name);
 	if (!objects_fill_limits(a->d->graph, n, e))
 		return NULL;

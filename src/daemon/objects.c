@@ -150,6 +150,8 @@ objects_add(struct graph *g, const struct object_options *from, struct err *e)
 			       "attempt to add duplicate property '%s' to "
 			       "object (type 'container')",
 			       from->id);
+	if (!graph_check_objects(g, e))
+		return false;
 	no_limits(&limits);
 	take_properties(from->u.throttle_group, &limits);
 	if (!throttle_config_check(&limits, e))

@@ -109,3 +109,19 @@ def test_bad_arguments_start_no_job(q, dir):
     assert q.error("blockdev-create", {"job-id": "c", "options": dict(
         o, size=1 << 63)}).desc == "Image size is too large"
     assert q.cmd("query-jobs") == [] and not os.path.exists(path)
+
+
+@pytest.mark.needs("stillpoint")
+def test_jobs_that_nobody_dismisses_are_limited(q, dir):
+    path = os.path.join(dir, "again.raw")
+    for i in range(4096):
+        q.cmd("blockdev-create", {"job-id": "j%d" % i, "options": {
+            "driver": "file", "filename": path, "size": 512}})
+        q.wait_event("JOB_STATUS_CHANGE",
+                     {"id": "j%d" % i, "status": "concluded"})
+        del q.events[:]
+    more = {"job-id": "more", "options": {
+        "driver": "file", "filename": path, "size": 512}}
+    assert "4096 jobs" in q.error("blockdev-create", more).desc
+    q.cmd("job-dismiss", id="j7")
+    q.cmd("blockdev-create", more)
