@@ -190,9 +190,9 @@ action_bitmap_clear(struct transaction *t, const struct block_dirty_bitmap *a,
 	return true;
 }
 
-bool
-action_bitmap_enable(struct transaction *t, const struct block_dirty_bitmap *a,
-		     struct err *e)
+static bool
+switch_recording(struct transaction *t, const struct block_dirty_bitmap *a,
+		 bool on, struct err *e)
 {
 	struct bitmap *b = find_bitmap(t, a->node, a->name, e);
 	struct node_cut *c;
@@ -201,25 +201,26 @@ action_bitmap_enable(struct transaction *t, const struct block_dirty_bitmap *a,
 		return false;
 	c = transaction_cut(t, b->node);
 	transaction_save_bitmap(t, b);
-	b->enabled = true;
-	epoch_set_add(&b->set, c->epoch);
+	b->enabled = on;
+	if (on)
+		epoch_set_add(&b->set, c->epoch);
+	else
+		epoch_set_remove(&b->set, c->epoch);
 	return true;
+}
+
+bool
+action_bitmap_enable(struct transaction *t, const struct block_dirty_bitmap *a,
+		     struct err *e)
+{
+	return switch_recording(t, a, true, e);
 }
 
 bool
 action_bitmap_disable(struct transaction *t, const struct block_dirty_bitmap *a,
 		      struct err *e)
 {
-	struct bitmap *b = find_bitmap(t, a->node, a->name, e);
-	struct node_cut *c;
-
-	if (!b || !bitmap_check(b, BITMAP_BUSY | BITMAP_INCONSISTENT, e))
-		return false;
-	c = transaction_cut(t, b->node);
-	transaction_save_bitmap(t, b);
-	b->enabled = false;
-	epoch_set_remove(&b->set, c->epoch);
-	return true;
+	return switch_recording(t, a, false, e);
 }
 
 /* --- merge ---------------------------------------------------------------------------- */

@@ -49,16 +49,6 @@ file_definition(const char *filename)
 	return o;
 }
 
-static struct blockdev_ref *
-definition(struct blockdev_options *o)
-{
-	struct blockdev_ref *r = xzalloc(sizeof *r);
-
-	r->type = JSON_OBJECT;
-	r->u.definition = o;
-	return r;
-}
-
 static struct blockdev_options *
 format_definition(const struct node *n, const char *format,
 		  const char *filename, struct err *e)
@@ -71,13 +61,13 @@ format_definition(const struct node *n, const char *format,
 	if (strcmp(format, "raw") == 0) {
 		o->driver = BLOCKDEV_DRIVER_RAW;
 		o->u.raw = xzalloc(sizeof *o->u.raw);
-		o->u.raw->file = definition(file);
+		o->u.raw->file = children_definition(file);
 		return o;
 	}
 	if (strcmp(format, "qcow2") == 0) {
 		o->driver = BLOCKDEV_DRIVER_QCOW2;
 		o->u.qcow2 = xzalloc(sizeof *o->u.qcow2);
-		o->u.qcow2->file = definition(file);
+		o->u.qcow2->file = children_definition(file);
 		return o;
 	}
 	free(o);

@@ -103,6 +103,16 @@ children_define(struct blockdev_options *o, enum child_role role,
 	r->u.definition = definition;
 }
 
+struct blockdev_ref *
+children_definition(struct blockdev_options *o)
+{
+	struct blockdev_ref *r = xzalloc(sizeof *r);
+
+	r->type = JSON_OBJECT;
+	r->u.definition = o;
+	return r;
+}
+
 void
 children_references(const struct blockdev_options *o,
 		    void (*fn)(void *opaque, const char *name), void *opaque)

@@ -31,6 +31,9 @@ struct child_option {
 bool children_option(const struct blockdev_options *o, enum child_role role,
 		     struct child_option *out);
 
+/* How an option says "the node that @o (consumed) defines".  The caller's. */
+struct blockdev_ref *children_definition(struct blockdev_options *o);
+
 /* Call @fn for each node that @o, or a definition in it, refers to. */
 void children_references(const struct blockdev_options *o,
 			 void (*fn)(void *opaque, const char *name),

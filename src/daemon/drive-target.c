@@ -160,16 +160,6 @@ storage(struct drive_target *t, const char *name, struct blockdev_options **out,
 	return true;
 }
 
-static struct blockdev_ref *
-definition(struct blockdev_options *o)
-{
-	struct blockdev_ref *r = xzalloc(sizeof *r);
-
-	r->type = JSON_OBJECT;
-	r->u.definition = o;
-	return r;
-}
-
 /* As QEMU opens a target: zeroes give their space back. */
 static struct blockdev_options *
 image(const struct format *f, struct blockdev_options *below, bool live)
@@ -180,10 +170,10 @@ image(const struct format *f, struct blockdev_options *below, bool live)
 		o = driver(f->driver);
 	if (f->driver == BLOCKDEV_DRIVER_RAW) {
 		o->u.raw = xzalloc(sizeof *o->u.raw);
-		o->u.raw->file = definition(below);
+		o->u.raw->file = children_definition(below);
 	} else if (f->driver == BLOCKDEV_DRIVER_QCOW2) {
 		o->u.qcow2 = xzalloc(sizeof *o->u.qcow2);
-		o->u.qcow2->file = definition(below);
+		o->u.qcow2->file = children_definition(below);
 		if (live) {
 			o->u.qcow2->backing =
 				xzalloc(sizeof *o->u.qcow2->backing);

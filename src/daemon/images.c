@@ -172,21 +172,28 @@ make_read_only(struct link_image *i)
 	}
 }
 
+static bool
+open_to_look(const struct node *n, struct block **out, struct err *e)
+{
+	struct link_msg m = { 0 };
+	AUTO(link_image_free) struct link_image *i = image_plan(n, &m);
+	bool ok;
+
+	make_read_only(i);
+	ok = link_image_open(i, &m, out, e);
+	link_msg_clear(&m);
+	return ok;
+}
+
 /* The size that an image with the node's description has.  The data plane may
  * have it open for writing: look only.
  */
 static bool
 try_open(struct node *n, struct err *e)
 {
-	struct link_msg m = { 0 };
-	AUTO(link_image_free) struct link_image *i = image_plan(n, &m);
 	struct block *b;
-	bool ok;
 
-	make_read_only(i);
-	ok = link_image_open(i, &m, &b, e);
-	link_msg_clear(&m);
-	if (!ok)
+	if (!open_to_look(n, &b, e))
 		return false;
 	n->size = b->size;
 	n->cluster = b->cluster;
@@ -327,16 +334,10 @@ bool
 image_probe(struct node *n, struct err *e)
 {
 	AUTO(free) struct qcow2_info *info = xzalloc(sizeof *info);
-	struct link_msg m = { 0 };
-	AUTO(link_image_free)
-	struct link_image *i = image_plan(n->child[CHILD_FILE], &m);
 	struct block *b;
 	bool ok;
 
-	make_read_only(i);
-	ok = link_image_open(i, &m, &b, e);
-	link_msg_clear(&m);
-	if (!ok)
+	if (!open_to_look(n->child[CHILD_FILE], &b, e))
 		return false;
 	ok = qcow2_probe(b, info, e);
 	block_free(b);

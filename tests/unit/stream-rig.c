@@ -165,6 +165,13 @@ rig_fill(struct rig *r, uint64_t off, uint64_t len, unsigned seed)
 }
 
 void
+rig_source_filled(struct rig *r, uint64_t size)
+{
+	rig_source(r, size);
+	rig_fill(r, 0, size, 1);
+}
+
+void
 rig_write_zeroes(struct rig *r, uint64_t off, uint64_t len)
 {
 	static const char zero[BLOCK];

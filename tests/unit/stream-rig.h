@@ -40,6 +40,8 @@ uint64_t rig_now_ms(void);
 
 void rig_source(struct rig *r, uint64_t size);
 void rig_fill(struct rig *r, uint64_t off, uint64_t len, unsigned seed);
+/* A disk of @size, all data. */
+void rig_source_filled(struct rig *r, uint64_t size);
 void rig_write_zeroes(struct rig *r, uint64_t off, uint64_t len);
 void rig_view(struct rig *r);
 /* The copy set is r->epoch. */

@@ -11,24 +11,13 @@
 #include <sys/stat.h>
 
 #include "base/bits.h"
+#include "epoch-made.h"
 #include "fault.h"
 #include "unit.h"
 
 #define G     (64 * KiB)
 #define CHUNK (32768 * G) /* bytes of a record */
 #define ID    7
-
-static struct epoch *
-epoch_make(uint64_t size, uint64_t granularity)
-{
-	struct err e = ERR_INIT;
-	struct epoch *ep;
-	int fd = tmpfs_file();
-
-	assert_ok(epoch_format(fd, size, granularity, &e), &e);
-	assert_ok(epoch_open(fd, &ep, &e), &e);
-	return ep;
-}
 
 static int
 save(const struct epoch *ep)

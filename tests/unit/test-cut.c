@@ -9,23 +9,12 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "epoch-made.h"
 #include "fault.h"
 #include "step.h"
 #include "unit.h"
 
 #define SIZE UINT64_C(1048576)
-
-static struct epoch *
-epoch_make(void)
-{
-	struct err e = ERR_INIT;
-	struct epoch *ep;
-	int fd = tmpfs_file();
-
-	assert_ok(epoch_format(fd, SIZE, 4096, &e), &e);
-	assert_ok(epoch_open(fd, &ep, &e), &e);
-	return ep;
-}
 
 static struct node *
 node_make(void)
@@ -33,7 +22,7 @@ node_make(void)
 	struct node *n = node_new("disk", &mem_image_new(SIZE)->block);
 
 	assert_non_null(n);
-	n->epoch = epoch_make();
+	n->epoch = epoch_make(SIZE, 4096);
 	n->epoch_id = 1;
 	return n;
 }
@@ -104,7 +93,7 @@ static void
 rule_4_epoch_and_views_change_only_when_no_write_is_in_flight(void **s)
 {
 	struct node *n = node_make();
-	struct epoch *old = epoch_ref(n->epoch), *new = epoch_make();
+	struct epoch *old = epoch_ref(n->epoch), *new = epoch_make(SIZE, 4096);
 	struct cut c = { 0 };
 	struct cutter k = { .cut = &c, .ms = 60000 };
 	struct guest g = { .n = n };
@@ -142,7 +131,7 @@ static void
 rule_4_a_write_that_comes_during_the_cut_belongs_behind_it(void **s)
 {
 	struct node *n = node_make();
-	struct epoch *old = epoch_ref(n->epoch), *new = epoch_make();
+	struct epoch *old = epoch_ref(n->epoch), *new = epoch_make(SIZE, 4096);
 	struct cut c = { 0 };
 	struct cutter k = { .cut = &c, .ms = 60000 };
 	struct guest g = { .n = n };
@@ -180,7 +169,7 @@ rule_4_gates_are_still_closed_when_all_parts_are_applied(void **s)
 
 	(void)s;
 	step_reset();
-	(void)part_make(&c, n, epoch_make());
+	(void)part_make(&c, n, epoch_make(SIZE, 4096));
 	step_arm("cut.applied");
 	actor_start(&closer, cutter_cuts, &k);
 	step_wait_parked("cut.applied");
@@ -207,8 +196,8 @@ all_gates_are_closed_before_any_write_is_waited_for(void **s)
 		struct actor a, b, closer;
 
 		step_reset();
-		(void)part_make(&c, n[0], epoch_make());
-		(void)part_make(&c, n[1], epoch_make());
+		(void)part_make(&c, n[0], epoch_make(SIZE, 4096));
+		(void)part_make(&c, n[1], epoch_make(SIZE, 4096));
 		step_arm("node.tracked");
 		actor_start(&a, guest_writes, &first);
 		step_wait_parked("node.tracked");
@@ -242,8 +231,9 @@ a_write_that_does_not_end_stops_the_cut_and_nothing_is_changed(void **s)
 
 	(void)s;
 	step_reset();
-	part_make(&c, n[0], epoch_make())->views = attached_make(n[0], &view);
-	(void)part_make(&c, n[1], epoch_make());
+	part_make(&c, n[0], epoch_make(SIZE, 4096))->views =
+		attached_make(n[0], &view);
+	(void)part_make(&c, n[1], epoch_make(SIZE, 4096));
 	step_arm("node.tracked");
 	actor_start(&a, guest_writes, &g);
 	step_wait_parked("node.tracked");
@@ -340,7 +330,7 @@ a_cut_uses_its_parts_up_and_is_counted(void **s)
 	uint64_t sum = 0;
 
 	(void)s;
-	(void)part_make(&c, n, epoch_make());
+	(void)part_make(&c, n, epoch_make(SIZE, 4096));
 	assert_true(cut_has(&c, n));
 	cutter_cuts(&k);
 	assert_null(c.parts);
@@ -367,7 +357,7 @@ a_long_cut_is_counted_in_a_high_bar(void **s)
 
 	(void)s;
 	step_reset();
-	(void)part_make(&c, n, epoch_make());
+	(void)part_make(&c, n, epoch_make(SIZE, 4096));
 	step_arm("node.tracked");
 	actor_start(&a, guest_writes, &g);
 	step_wait_parked("node.tracked");

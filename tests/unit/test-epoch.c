@@ -17,24 +17,13 @@
 #include <time.h>
 
 #include "base/bits.h"
+#include "epoch-made.h"
 #include "fault.h"
 #include "step.h"
 #include "unit.h"
 
 #define G64      (64 * KiB)
 #define CHUNK_64 (32768 * G64) /* bytes that one page of bits stands for */
-
-static struct epoch *
-epoch_make(uint64_t size, uint64_t granularity)
-{
-	struct err e = ERR_INIT;
-	struct epoch *ep;
-	int fd = tmpfs_file();
-
-	assert_ok(epoch_format(fd, size, granularity, &e), &e);
-	assert_ok(epoch_open(fd, &ep, &e), &e);
-	return ep;
-}
 
 static uint64_t
 bytes_used(int fd)

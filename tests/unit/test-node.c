@@ -10,6 +10,7 @@
 
 #include "base/bits.h"
 #include "block/throttle.h"
+#include "epoch-made.h"
 #include "fault.h"
 #include "step.h"
 #include "unit.h"
@@ -21,18 +22,6 @@ struct rig {
 	struct mem_image *image; /* the node's */
 	struct view *view[2];
 };
-
-static struct epoch *
-epoch_make(void)
-{
-	struct err e = ERR_INIT;
-	struct epoch *ep;
-	int fd = tmpfs_file();
-
-	assert_ok(epoch_format(fd, SIZE, 4096, &e), &e);
-	assert_ok(epoch_open(fd, &ep, &e), &e);
-	return ep;
-}
 
 static struct attached *
 attached_make(struct mem_image *image, struct view **view, int store,
@@ -61,7 +50,7 @@ rig_init(struct rig *r)
 	r->image->opaque = r;
 	r->node = node_new("disk", &r->image->block);
 	assert_non_null(r->node);
-	r->node->epoch = epoch_make();
+	r->node->epoch = epoch_make(SIZE, 4096);
 	node_attach(r->node, attached_make(r->image, &r->view[0], tmpfs_file(),
 					   CBW_BREAK_SNAPSHOT));
 	node_attach(r->node, attached_make(r->image, &r->view[1], tmpfs_file(),

@@ -31,14 +31,6 @@ tear_down(void **state)
 	return 0;
 }
 
-/* A disk of @size, all data, and what the stream says in the end. */
-static void
-all_data(struct rig *r, uint64_t size)
-{
-	rig_source(r, size);
-	rig_fill(r, 0, size, 1);
-}
-
 static void
 assert_failed(struct rig *r, enum stream_side side, int os, const char *text)
 {
@@ -156,7 +148,7 @@ an_error_of_the_server_ends_the_stream(void **state)
 	} errors[] = { { "error=EIO", EIO }, { "error=ENOSPC", ENOSPC } };
 	struct rig *r = *state;
 
-	all_data(r, 8 * MB);
+	rig_source_filled(r, 8 * MB);
 	for (size_t i = 0; i < ARRAY_SIZE(errors); i++) {
 		NBDKIT(r, "--filter=error", "memory", "8M", errors[i].name,
 		       "error-pwrite-rate=1");
@@ -188,7 +180,7 @@ an_error_of_the_last_flush_ends_the_stream(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 1 * MB);
+	rig_source_filled(r, 1 * MB);
 	rig_view(r);
 	NBDKIT(r, "eval", "get_size=echo 1M", "can_flush=exit 0",
 	       "pread=exit 1", "pwrite=cat >/dev/null",
@@ -205,7 +197,7 @@ a_refused_tail_is_explained(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 1 * MB + 512);
+	rig_source_filled(r, 1 * MB + 512);
 	(void)captive_open(&r->server, "disk", r->size);
 	NBDKIT(r, "--filter=blocksize-policy", "file", "@/disk",
 	       "blocksize-minimum=4K", "blocksize-error-policy=error");
@@ -246,7 +238,7 @@ a_killed_server_ends_the_stream_at_once(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 64 * MB);
+	rig_source_filled(r, 64 * MB);
 	NBDKIT(r, "--filter=delay", "memory", "64M", "wdelay=100ms");
 	rig_open_target(r);
 	rig_start(r);
@@ -264,7 +256,7 @@ a_loss_between_two_pieces_is_a_loss(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 1 * MB);
+	rig_source_filled(r, 1 * MB);
 	NBDKIT(r, "memory", "1M");
 	rig_open_target(r);
 	step_reset();
@@ -302,7 +294,7 @@ what_was_not_flushed_is_sent_again(void **state)
 	struct rig *r = *state;
 	uint64_t offset, len;
 
-	all_data(r, 16 * MB);
+	rig_source_filled(r, 16 * MB);
 	r->to.server.reconnect_delay_s = 10;
 	r->o.speed = 6 * MB;
 	serve_with_volatile_cache(r);
@@ -355,7 +347,7 @@ a_server_that_stays_away_ends_the_stream(void **state)
 	struct rig *r = *state;
 	uint64_t begin;
 
-	all_data(r, 64 * MB);
+	rig_source_filled(r, 64 * MB);
 	r->to.server.reconnect_delay_s = 1;
 	NBDKIT(r, "--filter=delay", "memory", "64M", "wdelay=20ms");
 	rig_open_target(r);
@@ -373,7 +365,7 @@ another_export_is_not_continued(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 64 * MB);
+	rig_source_filled(r, 64 * MB);
 	r->to.server.reconnect_delay_s = 20;
 	NBDKIT(r, "--filter=delay", "memory", "64M", "wdelay=20ms");
 	rig_open_target(r);
@@ -390,7 +382,7 @@ without_flushes_a_lost_connection_is_the_end(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 16 * MB);
+	rig_source_filled(r, 16 * MB);
 	r->to.server.reconnect_delay_s = 20;
 	r->o.speed = 4 * MB;
 	NBDKIT(r, "eval", "get_size=echo 16M", "pread=exit 1",
@@ -408,7 +400,7 @@ a_kept_connection_that_died_is_replaced(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 2 * MB);
+	rig_source_filled(r, 2 * MB);
 	(void)captive_open(&r->server, "disk", r->size);
 	NBDKIT(r, "file", "@/disk");
 	rig_open_target(r);
@@ -429,7 +421,7 @@ a_silent_server_is_given_up(void **state)
 	struct rig *r = *state;
 	uint64_t begin;
 
-	all_data(r, 64 * MB);
+	rig_source_filled(r, 64 * MB);
 	r->to.response_timeout_s = 1;
 	r->o.speed = 8 * MB;
 	NBDKIT(r, "memory", "64M");
@@ -448,7 +440,7 @@ cancel_does_not_wait_for_a_hung_server(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 64 * MB);
+	rig_source_filled(r, 64 * MB);
 	NBDKIT(r, "--filter=delay", "memory", "64M", "wdelay=20ms");
 	rig_open_target(r);
 	rig_start(r);
@@ -463,7 +455,7 @@ cancel_does_not_wait_for_a_slow_server(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 64 * MB);
+	rig_source_filled(r, 64 * MB);
 	NBDKIT(r, "--filter=rate", "memory", "64M", "rate=160M");
 	rig_open_target(r);
 	rig_start(r);
@@ -476,7 +468,7 @@ cancel_does_not_wait_for_a_connection(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 32 * MB);
+	rig_source_filled(r, 32 * MB);
 	NBDKIT(r, "memory", "32M");
 	rig_open_target(r);
 	captive_signal(&r->server, SIGSTOP);
@@ -491,7 +483,7 @@ cancel_works_at_once_and_while_reconnecting(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 32 * MB);
+	rig_source_filled(r, 32 * MB);
 	r->to.server.reconnect_delay_s = 30;
 	NBDKIT(r, "--filter=delay", "memory", "32M", "wdelay=20ms");
 	rig_open_target(r);
@@ -509,7 +501,7 @@ a_cancelled_stream_leaves_a_usable_target(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 16 * MB);
+	rig_source_filled(r, 16 * MB);
 	(void)captive_open(&r->server, "disk", r->size);
 	NBDKIT(r, "file", "@/disk");
 	rig_open_target(r);
@@ -560,7 +552,7 @@ an_unreadable_source_ends_the_stream(void **state)
 	struct rig *r = *state;
 	struct bad bad = { .from = 5 * MB };
 
-	all_data(r, 16 * MB);
+	rig_source_filled(r, 16 * MB);
 	bad.block = *r->reader.image;
 	bad.block.ops = &ops;
 	bad.real = r->reader.image;
@@ -578,7 +570,7 @@ a_broken_view_ends_the_stream(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 16 * MB);
+	rig_source_filled(r, 16 * MB);
 	rig_view(r);
 	r->o.speed = 4 * MB;
 	NBDKIT(r, "memory", "16M");
@@ -598,7 +590,7 @@ cancel_while_reading(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 4 * MB);
+	rig_source_filled(r, 4 * MB);
 	NBDKIT(r, "memory", "4M");
 	rig_open_target(r);
 	step_reset();
@@ -621,7 +613,7 @@ lanes_wait_for_the_planner(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 32 * MB);
+	rig_source_filled(r, 32 * MB);
 	(void)captive_open(&r->server, "disk", r->size);
 	NBDKIT(r, "file", "@/disk");
 	rig_open_target(r);

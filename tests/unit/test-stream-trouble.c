@@ -61,13 +61,6 @@ tear_down(void **state)
 	return 0;
 }
 
-static void
-all_data(struct rig *r, uint64_t size)
-{
-	rig_source(r, size);
-	rig_fill(r, 0, size, 1);
-}
-
 /* A server whose writes fail while the file "broken" exists. */
 static void
 serve_breakable(struct rig *r, const char *delay)
@@ -105,7 +98,7 @@ rule_8_what_failed_is_sent_again(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 8 * MB);
+	rig_source_filled(r, 8 * MB);
 	owner.answer = STREAM_RETRY;
 	owner.mend_after = 3;
 	serve_breakable(r, "wdelay=1ms");
@@ -122,7 +115,7 @@ rule_8_a_rate_of_errors_costs_nothing_and_counts_nothing_twice(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 16 * MB);
+	rig_source_filled(r, 16 * MB);
 	(void)captive_open(&r->server, "disk", r->size);
 	owner.answer = STREAM_RETRY;
 	NBDKIT(r, "--filter=error", "file", "@/disk", "error-pwrite=ENOSPC",
@@ -141,7 +134,7 @@ rule_8_the_owner_is_asked_once(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 8 * MB);
+	rig_source_filled(r, 8 * MB);
 	owner.answer = STREAM_HOLD;
 	serve_breakable(r, "wdelay=50ms");
 	rig_start(r);
@@ -163,7 +156,7 @@ rule_8_what_a_failed_flush_covered_is_sent_again(void **state)
 	struct rig *r = *state;
 	int fd;
 
-	all_data(r, 2 * MB);
+	rig_source_filled(r, 2 * MB);
 	rig_view(r);
 	fd = captive_open(&r->server, "disk", r->size);
 	captive_touch(&r->server, "broken");
@@ -224,7 +217,7 @@ rule_8_a_read_that_failed_is_tried_again(void **state)
 	struct rig *r = *state;
 	struct bad bad = { .broken = true };
 
-	all_data(r, 16 * MB);
+	rig_source_filled(r, 16 * MB);
 	bad.block = *r->reader.image;
 	bad.block.ops = &ops;
 	bad.real = r->reader.image;
@@ -249,7 +242,7 @@ the_owner_may_end_the_stream(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 8 * MB);
+	rig_source_filled(r, 8 * MB);
 	owner.answer = STREAM_FAIL;
 	serve_breakable(r, "wdelay=1ms");
 	rig_start(r);
@@ -264,7 +257,7 @@ tries_become_rare_while_nothing_succeeds(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 1 * MB);
+	rig_source_filled(r, 1 * MB);
 	owner.answer = STREAM_RETRY;
 	serve_breakable(r, "wdelay=0");
 	rig_start(r);
@@ -283,7 +276,7 @@ a_view_that_was_given_up_is_not_asked_about(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 16 * MB);
+	rig_source_filled(r, 16 * MB);
 	rig_view(r);
 	r->o.speed = 4 * MB;
 	owner.answer = STREAM_RETRY;
@@ -304,7 +297,7 @@ a_lost_connection_is_made_again_after_resume(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 48 * MB);
+	rig_source_filled(r, 48 * MB);
 	(void)captive_open(&r->server, "disk", r->size);
 	owner.answer = STREAM_HOLD;
 	NBDKIT(r, "--filter=delay", "file", "@/disk", "wdelay=20ms");
@@ -332,7 +325,7 @@ all_connections_are_made_again_after_resume(void **state)
 	struct rig *r = *state;
 	const struct stream_result *res;
 
-	all_data(r, 64 * MB);
+	rig_source_filled(r, 64 * MB);
 	(void)captive_open(&r->server, "disk", r->size);
 	owner.answer = STREAM_HOLD;
 	NBDKIT(r, "--filter=delay", "file", "@/disk", "wdelay=40ms");
@@ -357,7 +350,7 @@ reconnecting_comes_before_the_owner(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 48 * MB);
+	rig_source_filled(r, 48 * MB);
 	(void)captive_open(&r->server, "disk", r->size);
 	owner.answer = STREAM_HOLD;
 	r->to.server.reconnect_delay_s = 10;
@@ -377,7 +370,7 @@ a_connection_that_is_lost_in_a_pause_is_no_error(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 16 * MB);
+	rig_source_filled(r, 16 * MB);
 	(void)captive_open(&r->server, "disk", r->size);
 	owner.answer = STREAM_FAIL;
 	r->o.speed = 4 * MB;
@@ -406,7 +399,7 @@ rule_9_a_stream_that_rests_hands_out_nothing(void **state)
 	struct rig *r = *state;
 	unsigned before;
 
-	all_data(r, 64 * MB);
+	rig_source_filled(r, 64 * MB);
 	owner.answer = STREAM_HOLD;
 	owner.pause = true;
 	serve_breakable(r, "wdelay=5ms");
@@ -432,7 +425,7 @@ rule_9_a_paused_stream_does_not_end(void **state)
 {
 	struct rig *r = *state;
 
-	all_data(r, 1 * MB);
+	rig_source_filled(r, 1 * MB);
 	(void)captive_open(&r->server, "disk", r->size);
 	NBDKIT(r, "file", "@/disk");
 	rig_open_target(r);
@@ -458,7 +451,7 @@ a_stream_that_rests_can_be_cancelled(void **state)
 	struct rig *r = *state;
 	uint64_t begin;
 
-	all_data(r, 8 * MB);
+	rig_source_filled(r, 8 * MB);
 	serve_breakable(r, "wdelay=1ms");
 	for (size_t i = 0; i < ARRAY_SIZE(answers); i++) {
 		owner.answer = answers[i];
