@@ -15,13 +15,8 @@
 #include "schema/link-commands.h"
 #include "server.h"
 
-/* How long a request of a guest may keep an export or a view from being taken
- * away.
- */
+/* How long a request of a guest may keep an export from being taken away. */
 #define REMOVE_MS 2000
-
-/* The same while the gate is closed. */
-#define QUIET_MS 50
 
 static bool
 find_node(struct link_call *call, const char *name, struct node **n,
@@ -42,12 +37,13 @@ describe_views(const struct node *n, struct uint64_list *out)
 	size_t count = 0, i = 0;
 
 	for (const struct attached *a = n->views; a; a = a->next)
-		count++;
+		count += !a->leaving;
 	out->v = calloc(count ? count : 1, sizeof out->v[0]);
 	if (!out->v)
 		return false;
 	for (const struct attached *a = n->views; a; a = a->next)
-		out->v[i++] = a->id;
+		if (!a->leaving)
+			out->v[i++] = a->id;
 	out->n = count;
 	return true;
 }
@@ -259,27 +255,7 @@ link_view_close(struct link_call *call, const struct link_view_close_args *arg,
 		return err_set(e, ERR_GENERIC, 0,
 			       "node '%s' has no view %" PRIu64, arg->node,
 			       arg->view);
-	/* from now on no write saves anything for it */
-	a->told = true;
-	cbw_give_up(a->cbw);
-	if (!cbw_is_quiet(a->cbw, REMOVE_MS))
-		return err_set(e, ERR_GENERIC, 0,
-			       "a copy of node '%s' does not end", arg->node);
-	gate_close(&n->gate);
-	if (!gate_wait_empty(&n->gate, REMOVE_MS)) {
-		gate_open(&n->gate);
-		return err_set(e, ERR_GENERIC, 0,
-			       "a write to node '%s' does not end", arg->node);
-	}
-	/* of a write that had begun before we gave up */
-	if (!cbw_is_quiet(a->cbw, QUIET_MS)) {
-		gate_open(&n->gate);
-		return err_set(e, ERR_GENERIC, 0,
-			       "a copy of node '%s' does not end", arg->node);
-	}
-	node_detach(n, a);
-	gate_open(&n->gate);
-	attached_free(a);
+	node_give_up(n, a);
 	return true;
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "block/throttle.h"
 
@@ -76,6 +77,67 @@ node_detach(struct node *n, struct attached *a)
 	*p = a->next;
 	block_release(n->image);
 }
+
+/* --- views that go ---------------------------------------------------------- */
+
+static uint64_t
+now_ns(void)
+{
+	struct timespec t;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* A write that began before it was given up may be inside, and a copy that no
+ * write waits for any more may outlive it.
+ */
+static bool
+try_detach(struct node *n, struct attached *a)
+{
+	bool quiet = cbw_is_quiet(a->cbw, 0);
+
+	a->tried = now_ns();
+	if (!quiet)
+		return false;
+	gate_close(&n->gate);
+	quiet = gate_wait_empty(&n->gate, NODE_LEAVE_MS) &&
+		cbw_is_quiet(a->cbw, 0);
+	if (quiet)
+		node_detach(n, a);
+	gate_open(&n->gate);
+	if (quiet)
+		attached_free(a);
+	return quiet;
+}
+
+void
+node_give_up(struct node *n, struct attached *a)
+{
+	/* from now on no write saves anything for it */
+	a->told = true;
+	a->leaving = true;
+	cbw_give_up(a->cbw);
+	(void)try_detach(n, a);
+}
+
+int
+node_leave(struct node *n)
+{
+	const uint64_t every = NODE_LEAVE_EVERY_MS * UINT64_C(1000000);
+	struct attached *a, *next;
+	int again = -1;
+
+	for (a = n->views; a; a = next) {
+		next = a->next;
+		if (a->leaving &&
+		    (now_ns() - a->tried < every || !try_detach(n, a)))
+			again = NODE_LEAVE_EVERY_MS;
+	}
+	return again;
+}
+
+/* --- requests ----------------------------------------------------------------- */
 
 /* Rules 2 and 3; inside the gate. */
 static int

@@ -20,6 +20,9 @@
  *    good when the image is closed under it: who reads the view goes on.
  * 8. A request beyond the end fails: a connection may be older than a change
  *    of the size.
+ * 9. A view that was given up is taken off, however long that takes, when no
+ *    write knows of it any more.  Guests never wait longer than NODE_LEAVE_MS
+ *    for that.
  */
 #ifndef PLUGIN_NODE_H
 #define PLUGIN_NODE_H
@@ -41,6 +44,8 @@ struct attached {
 	struct cbw *cbw; /* owned */
 	_Atomic int broken; /* errno value; told to stillpointd when set */
 	bool told;
+	bool leaving; /* rule 9 */
+	uint64_t tried; /* to take it off, nanoseconds */
 };
 
 void attached_free(struct attached *a);
@@ -74,6 +79,15 @@ DEFINE_CLEANUP(struct node, node_free);
 void node_attach(struct node *n, struct attached *views);
 /* Take @a off, which is one of them: the caller owns it. */
 void node_detach(struct node *n, struct attached *a);
+
+/* Rule 9; link thread. */
+#define NODE_LEAVE_MS       50
+#define NODE_LEAVE_EVERY_MS 500
+void node_give_up(struct node *n, struct attached *a);
+/* Try again to take off what was given up; in how many milliseconds that
+ * should be done again, -1: never.
+ */
+int node_leave(struct node *n);
 
 /* --- guest threads; each returns 0 or an errno value ----------------------- */
 

@@ -4,12 +4,6 @@
 #include "schema/link-commands.h"
 
 static int
-sooner(int a, int b)
-{
-	return a < 0 || (b >= 0 && b < a) ? b : a;
-}
-
-static int
 tell_failure(struct export *x, struct link_events *to)
 {
 	uint64_t now = stats_now(), every = NOTICE_EVERY_MS * UINT64_C(1000000);

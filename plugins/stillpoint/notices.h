@@ -11,6 +11,13 @@
 
 struct link_events;
 
+/* Of two times to wait; negative: for good. */
+static inline int
+sooner(int a, int b)
+{
+	return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
 /* A failure of an export is told at once, and the next ones no more often
  * than this.
  */

@@ -359,6 +359,17 @@ accept_one(struct server *s)
 	log_info("link: stillpointd connected");
 }
 
+/* Views that were given up. */
+static int
+leave(struct table *t)
+{
+	int again = -1;
+
+	for (struct node *n = t->nodes; n; n = n->next)
+		again = sooner(again, node_leave(n));
+	return again;
+}
+
 static void *
 serve(void *arg)
 {
@@ -369,7 +380,8 @@ serve(void *arg)
 	 */
 	(void)setpriority(PRIO_PROCESS, (id_t)gettid(), LINK_NICE);
 	while (!atomic_load(&s->stop)) {
-		int ms = notices_tell(s->table, &s->events);
+		int ms = sooner(notices_tell(s->table, &s->events),
+				leave(s->table));
 		struct pollfd p[3] = {
 			{ .fd = s->wake, .events = POLLIN },
 			{ .fd = s->listener, .events = POLLIN },

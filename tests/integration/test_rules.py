@@ -476,3 +476,36 @@ def test_nothing_happens_to_guests_when_nobody_hears_of_a_failure(rig):
     assert rig.server.nbdkit_pid() == nbdkit
     rig.write(5, fresh=False)
     rig.next_incremental_equals_the_disk()
+
+
+# --- views in the data plane ---------------------------------------------------
+
+
+def open_views(rig):
+    """Stores that nbdkit has open: their space is gone while it has."""
+    fds = "/proc/%d/fd" % rig.server.nbdkit_pid()
+    names = [os.readlink(os.path.join(fds, n)) for n in os.listdir(fds)]
+    return [n for n in names if "/store/view-" in n]
+
+
+def test_node_rule_9_a_view_is_let_go_when_the_last_write_has_ended(rig):
+    """A write stands in the gate when the job ends: nobody waits for it, and
+    nothing is held for good."""
+    rig.start(park="cbw.copied")
+    rig.write(3)
+    rig.q.cmd("blockdev-backup", backup("disk0", "t-disk0", "slow", speed=1))
+    h, cookie, _ = held_write(rig)
+    assert open_views(rig)
+    rig.q.cmd("job-cancel", id="slow")
+    rig.q.wait_job("slow")
+    other = rig.connect(rig.server.uri("disk0"))
+    began = time.monotonic()
+    for n in range(40, 60):                 # other writes go on
+        other.pwrite(b"o" * K, n * K)
+        rig.written["disk0"].add(n)
+    assert time.monotonic() - began < procs.patience(1)
+    rig.release()
+    must_end(h, cookie)
+    procs.wait_until(lambda: not open_views(rig), "the view is let go")
+    rig.holds()
+    rig.next_incremental_equals_the_disk(never=False)
