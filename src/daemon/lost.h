@@ -10,7 +10,7 @@
  *    runs, with its bitmaps and exports and what it stands on; so does the
  *    next start.
  * 3. blockdev-add does not: a node that a client adds under the same name takes
- *    the place for good.
+ *    the place for good.  The options --blockdev and --export leave it lost.
  *
  * Loop only.
  */

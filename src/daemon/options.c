@@ -36,7 +36,9 @@ const struct option_desc options[] = {
 	  "A link with an absolute target does not count as inside. "
 	  "Without this option no file can be opened." },
 	{ "blockdev", OPTION_JSON, "JSON", "add a node at start (repeatable)",
-	  "JSON is an object with the arguments of blockdev-add." },
+	  "JSON is an object with the arguments of blockdev-add. "
+	  "A node that the state directory knows already is left as it is, "
+	  "also one whose image cannot be opened now." },
 	{ "export", OPTION_JSON, "JSON", "export a node at start (repeatable)",
 	  "JSON is an object with the arguments of block-export-add. "
 	  "All nodes of --blockdev are added first." },

@@ -11,6 +11,7 @@
 #include "base/park.h"
 #include "daemon/daemon.h"
 #include "daemon/exports.h"
+#include "daemon/lost.h"
 #include "daemon/pending.h"
 #include "schema/config-types.h"
 
@@ -44,7 +45,8 @@ add_option_exports(struct recovery *r)
 	const struct block_export_options_list *l = r->d->cfg.exports;
 
 	for (; l && r->at < l->n && !r->d->ending; r->at++) {
-		if (graph_export(r->d->graph, l->v[r->at]->id))
+		if (graph_export(r->d->graph, l->v[r->at]->id) ||
+		    lost_has_node(r->d->lost, l->v[r->at]->node_name))
 			continue;
 		export_add(r->d, block_export_options_clone(l->v[r->at]),
 			   on_option_export, r);
@@ -54,6 +56,15 @@ add_option_exports(struct recovery *r)
 }
 
 static void add_option_nodes(struct recovery *r);
+
+/* One that is lost has bitmaps, and other disks have guests: it must neither
+ * be replaced nor end the daemon.
+ */
+static bool
+is_known(const struct recovery *r, const char *name)
+{
+	return graph_node(r->d->graph, name) || lost_has_node(r->d->lost, name);
+}
 
 static void
 option_opened(struct work *w)
@@ -79,7 +90,7 @@ add_option_nodes(struct recovery *r)
 	for (; l && r->at < l->n && !r->d->ending; r->at++) {
 		const struct blockdev_options *o = l->v[r->at];
 
-		if (o->node_name && graph_node(r->d->graph, o->node_name))
+		if (o->node_name && is_known(r, o->node_name))
 			continue;
 		r->add = (struct node_add){ 0 };
 		if (!node_add_plan(&r->add, r->d, o, &r->e)) {

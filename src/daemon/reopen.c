@@ -278,17 +278,30 @@ exchange_all(struct reopening *r)
 	}
 }
 
+/* One that went with another may be gone. */
+static bool
+is_there(const struct graph *g, const struct node *n)
+{
+	const struct node *i = g->nodes;
+
+	while (i && i != n)
+		i = i->next;
+	return i != NULL;
+}
+
 /* Nobody holds them any more. */
 static void
 drop_old_children(struct reopening *r)
 {
+	struct graph *g = r->d->graph;
+
 	for (struct change *c = r->changes; c; c = c->next)
 		for (int i = 0; i < CHILD_ROLES; i++) {
 			struct node *old = c->child[i];
 
-			if (old != c->node->child[i] && old && !old->parents &&
+			if (old && is_there(g, old) && !old->parents &&
 			    !old->monitor_owned)
-				graph_remove_node(r->d->graph, old);
+				graph_remove_node(g, old);
 		}
 }
 

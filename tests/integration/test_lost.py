@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Nodes whose images could not be opened at a start: the rules of
 src/daemon/lost.h."""
+import json
 import os
 
 import pytest
@@ -234,4 +235,20 @@ def test_the_end_does_not_wait_for_a_lost_node(away):
     away.server.start()
     away.q = away.server.qmp()
     assert away.exports() == ["e0", "e1"]
+    assert away.q.bitmap("disk1", "b")["count"] == K
+
+
+def test_lost_rule_3_options_leave_it_lost(away):
+    """The daemon starts, and the node keeps its bitmap."""
+    away.server.extra = [
+        "--blockdev", json.dumps({
+            "driver": "file", "node-name": "disk1",
+            "filename": os.path.join(away.folder, "disk1")}),
+        "--export", json.dumps({
+            "type": "nbd", "id": "e1", "node-name": "disk1",
+            "name": "disk1", "writable": True})]
+    away.restart_without()
+    away.back()
+    away.q.cmd("block-dirty-bitmap-add", node="disk1", name="x")
+    assert away.exports() == ["e1"]
     assert away.q.bitmap("disk1", "b")["count"] == K

@@ -253,3 +253,21 @@ def test_options_of_a_qcow2_image_under_a_guest(q, disks, connect, top):
     assert "may not exceed cache-size" in refused(q, dict(
         top, **{"cache-size": M, "l2-cache-size": 2 * M}))
     assert bytes(h.pread(512, 3 * M)) == b"\6" * 512
+
+
+def test_child_that_two_parents_let_go_at_once(q, path):
+    """It was opened along with one of them, and goes with the last."""
+    below = guest.make_image(path("below.raw"), SIZE)
+    backing = {"driver": "file", "node-name": "below", "filename": below,
+               "read-only": True}
+    options = []
+    for name, b in (("one", backing), ("two", "below")):
+        p = qcow2.create(path(name + ".qcow2"), SIZE)
+        o = qcow2.blockdev(p, name)
+        q.cmd("blockdev-add", dict(o, backing=b))
+        options.append(dict(o, backing=None))
+    reopen(q, *options)
+    assert "below" not in [n["node-name"] for n in
+                           q.cmd("query-named-block-nodes")]
+    q.cmd("blockdev-del", node_name="one")
+    q.cmd("blockdev-del", node_name="two")
