@@ -251,6 +251,7 @@ is_file(const struct node *n)
 bool
 node_add_open(struct node_add *a, struct err *e)
 {
+	bool elsewhere = false; /* the data plane writes to it */
 	size_t i = 0;
 
 	while (i < a->n) {
@@ -263,6 +264,7 @@ node_add_open(struct node_add *a, struct err *e)
 			continue; /* others come before it now */
 		if (a->kept && is_file(n))
 			n->fd = a->kept(a->opaque, n);
+		elsewhere |= n->fd >= 0;
 		if (!count_layers(n, e) || !image_open(a->d, n, e))
 			return false;
 		i++;
@@ -272,6 +274,8 @@ node_add_open(struct node_add *a, struct err *e)
 			identity_changed(a->v[a->n - 1], &a->leave, a->then);
 	if (!a->took_bitmaps)
 		return stored_load(a->d, a->v[a->n - 1], e);
+	if (!elsewhere)
+		return stored_take_again(a->v[a->n - 1], e);
 	stored_assume(a->v[a->n - 1]);
 	return true;
 }

@@ -15,6 +15,7 @@
 #include "daemon/plane.h"
 #include "daemon/qmp-server.h"
 #include "daemon/registry.h"
+#include "daemon/stored.h"
 #include "schema/qmp-commands.h"
 
 #define TIMEOUT_MS 2000
@@ -26,10 +27,13 @@ struct change {
 	struct blockdev_options *options; /* owned */
 	struct throttle_config limits; /* of a throttle node's group */
 	struct node *child[CHILD_ROLES]; /* borrowed */
+	struct store *store; /* owned: bitmaps of its image; or NULL */
 	int fd; /* owned, or -1 */
 	uint64_t size;
 	uint32_t cluster;
 	bool read_only, read_only_below;
+	bool takes; /* @store takes bitmaps into use; else stores them */
+	bool stored; /* @store was carried out */
 };
 
 struct reopening {
@@ -40,6 +44,7 @@ struct reopening {
 	struct task settled;
 	struct work work;
 	struct plane_request r;
+	bool taking; /* the stores that are carried out now are takes */
 	struct err e;
 };
 
@@ -313,6 +318,8 @@ end(struct reopening *r, const struct err *e)
 	while ((c = r->changes)) {
 		r->changes = c->next;
 		blockdev_options_free(c->options);
+		if (c->store)
+			store_free(c->store);
 		if (c->fd >= 0)
 			(void)close(c->fd);
 		free(c);
@@ -335,13 +342,96 @@ saved(void *opaque, const struct err *e)
 	end(r, e);
 }
 
+/* --- bitmaps in images ---------------------------------------------------------------- *
+ *
+ * What becomes read-only stores them first; what becomes writable says after
+ * the exchange that they are in use.  The data plane has none of these nodes.
+ */
+
+static bool
+moves_bitmaps(const struct change *c)
+{
+	return c->node->qcow2 && c->node->monitor_owned &&
+	       c->read_only != c->node->read_only;
+}
+
+static void
+stores_finish(struct reopening *r)
+{
+	for (struct change *c = r->changes; c; c = c->next) {
+		struct node *n = c->node;
+
+		if (c->store)
+			store_finish(steal(&c->store));
+		if (moves_bitmaps(c))
+			stored_assume(n);
+	}
+}
+
+static void
+run_back(struct work *w)
+{
+	struct reopening *r = container_of(w, struct reopening, work);
+
+	for (struct change *c = r->changes; c; c = c->next) {
+		if (c->store && c->takes)
+			store_run(c->store);
+		else if (c->store && c->stored)
+			store_again_in_use(c->store);
+	}
+}
+
+static void
+back_done(struct work *w)
+{
+	struct reopening *r = container_of(w, struct reopening, work);
+	struct err e = r->e;
+
+	end(r, &e);
+}
+
+/* It failed; nodes are what they were. */
+static void
+give_up(struct reopening *r)
+{
+	r->work = (struct work){ .run = run_back, .done = back_done };
+	work_submit(r->d->work, &r->d->loop, &r->work);
+}
+
 static void
 undo(struct reopening *r)
 {
-	struct err e = r->e;
-
+	/* what was taken into use is stored once more */
+	for (struct change *c = r->changes; c; c = c->next) {
+		if (!c->store || !c->takes)
+			continue;
+		store_free(steal(&c->store));
+		stored_assume(c->node);
+		if (c->stored)
+			c->store = store_plan(c->node);
+	}
 	exchange_all(r);
-	end(r, &e);
+	for (struct change *c = r->changes; c; c = c->next)
+		if (c->takes)
+			stored_assume(c->node);
+	give_up(r);
+}
+
+static void
+run_stores(struct work *w)
+{
+	struct reopening *r = container_of(w, struct reopening, work);
+
+	for (struct change *c = r->changes; c; c = c->next) {
+		if (!c->store || c->takes != r->taking)
+			continue;
+		store_run(c->store);
+		if (store_error(c->store)) {
+			r->e = *store_error(c->store);
+			return;
+		}
+		c->stored = true;
+	}
 }
 
 /* --- the data plane ---------------------------------------------------------------- */
@@ -364,6 +454,7 @@ on_reopened(struct plane_request *pr, const struct json *ret,
 	(void)ret;
 	(void)msg;
 	if (!e) {
+		stores_finish(r);
 		PARK("reopen.done");
 		registry_save(r->d->registry, saved, r);
 		return;
@@ -391,6 +482,34 @@ describe_tops(struct reopening *r, struct link_node_image_list *to, int *fds,
 		xassert_memory(link_node_image_list_append(to, i));
 	}
 	return true;
+}
+
+static void
+taken(struct work *w)
+{
+	struct reopening *r = container_of(w, struct reopening, work);
+
+	if (err_is_set(&r->e)) {
+		undo(r);
+		return;
+	}
+	stores_finish(r);
+	registry_save(r->d->registry, saved, r);
+}
+
+/* After the exchange: @c has what the node was. */
+static void
+plan_takes(struct reopening *r)
+{
+	r->taking = true;
+	for (struct change *c = r->changes; c; c = c->next) {
+		if (!moves_bitmaps(c) || c->node->read_only)
+			continue;
+		c->takes = true;
+		c->store = store_plan_take(c->node);
+	}
+	r->work = (struct work){ .run = run_stores, .done = taken };
+	work_submit(r->d->work, &r->d->loop, &r->work);
 }
 
 static bool
@@ -421,7 +540,7 @@ ask_plane(struct reopening *r)
 		return;
 	}
 	if (!arg.nodes.n) {
-		registry_save(r->d->registry, saved, r);
+		plan_takes(r);
 		return;
 	}
 	r->r.done = on_reopened;
@@ -525,11 +644,21 @@ children_check(const struct reopening *r, struct change *c, struct err *e)
 	return true;
 }
 
+/* A format makes its file longer as it likes. */
+static bool
+is_file_of_format(const struct reopening *r, const struct node *n)
+{
+	enum child_role role;
+	const struct node *p = graph_parent(r->d->graph, n, &role);
+
+	return p && p->qcow2 && role != CHILD_BACKING;
+}
+
 static bool
 change_check(const struct reopening *r, struct change *c, struct err *e)
 {
 	const struct node *n = c->node;
-	bool moved = c->size != n->size ||
+	bool moved = (c->size != n->size && !is_file_of_format(r, n)) ||
 		     (n->options->driver == BLOCKDEV_DRIVER_RAW &&
 		      n->options->u.raw->offset != c->options->u.raw->offset);
 
@@ -553,6 +682,37 @@ change_check(const struct reopening *r, struct change *c, struct err *e)
 	return true;
 }
 
+/* Nobody uses the bitmaps that go into the image or come out of it, and there
+ * is nothing to do for the data plane in between.
+ */
+static bool
+bitmaps_check(const struct reopening *r, const struct change *c, struct err *e)
+{
+	if (!moves_bitmaps(c))
+		return true;
+	for (const struct bitmap *b = c->node->bitmaps; b; b = b->next)
+		if (b->persistent && !bitmap_check(b, BITMAP_BUSY, e))
+			return false;
+	for (const struct node *n = r->d->graph->nodes; n; n = n->next)
+		if (n->in_plane && concerned(r, n))
+			return err_set(e, ERR_GENERIC, 0,
+				       "Change 'read-only' of node '%s' in a "
+				       "command without nodes that guests use",
+				       c->node->name);
+	return true;
+}
+
+static void
+on_stored(struct work *w)
+{
+	struct reopening *r = container_of(w, struct reopening, work);
+
+	if (err_is_set(&r->e))
+		give_up(r);
+	else
+		ask_plane(r);
+}
+
 static void
 opened(struct work *w)
 {
@@ -560,11 +720,16 @@ opened(struct work *w)
 	struct err e = r->e;
 
 	for (struct change *c = r->changes; c; c = c->next)
-		if (err_is_set(&e) || !change_check(r, c, &e)) {
+		if (err_is_set(&e) || !change_check(r, c, &e) ||
+		    !bitmaps_check(r, c, &e)) {
 			end(r, &e);
 			return;
 		}
-	ask_plane(r);
+	for (struct change *c = r->changes; c; c = c->next)
+		if (moves_bitmaps(c) && c->read_only)
+			c->store = store_plan(c->node);
+	r->work = (struct work){ .run = run_stores, .done = on_stored };
+	work_submit(r->d->work, &r->d->loop, &r->work);
 }
 
 static void

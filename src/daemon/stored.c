@@ -2,6 +2,7 @@
 #include "daemon/stored.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 
 #include "base/bits.h"
@@ -121,6 +122,14 @@ load(struct daemon *d, struct node *n, struct block *b, struct err *e)
 }
 
 static bool
+take(struct block *b, struct err *e)
+{
+	AUTO(qcow2_bitmaps_free) struct qcow2_bitmaps *l = NULL;
+
+	return qcow2_bitmaps_load(b, &l, e) && qcow2_bitmaps_take(b, l, e);
+}
+
+static bool
 can_have(const struct node *n)
 {
 	return n->qcow2 && n->qcow2->version >= 3;
@@ -154,6 +163,27 @@ void
 stored_assume(struct node *n)
 {
 	n->keeps_bitmaps = can_have(n) && !n->read_only;
+}
+
+bool
+stored_take_again(struct node *n, struct err *e)
+{
+	struct link_msg fds = { 0 };
+	AUTO(link_image_free) struct link_image *i = NULL;
+	struct block *b;
+	bool ok;
+
+	stored_assume(n);
+	if (!n->keeps_bitmaps || !n->qcow2->has_bitmaps)
+		return true;
+	i = image_plan(n, &fds);
+	ok = open_image(i, &fds, &b, e);
+	link_msg_clear(&fds);
+	if (ok) {
+		ok = take(b, e);
+		block_free(b);
+	}
+	return ok || err_prefix(e, "Could not open '%s': ", node_filename(n));
 }
 
 /* --- on the node --------------------------------------------------------------------- */
@@ -228,6 +258,7 @@ struct store {
 	size_t n;
 	struct link_image *image; /* owned */
 	struct link_msg fds;
+	bool take; /* nothing is stored: they are in use from now on */
 	struct err e;
 };
 
@@ -268,6 +299,20 @@ store_plan(struct node *n)
 	for (const struct bitmap *b = n->bitmaps; b; b = b->next)
 		if (b->persistent)
 			plan_bitmap(&s->v[--count], b);
+	s->image = image_plan(n, &s->fds);
+	return s;
+}
+
+struct store *
+store_plan_take(struct node *n)
+{
+	struct store *s;
+
+	if (!can_have(n) || !n->qcow2->has_bitmaps)
+		return NULL;
+	s = xzalloc(sizeof *s);
+	s->node = n;
+	s->take = true;
 	s->image = image_plan(n, &s->fds);
 	return s;
 }
@@ -323,18 +368,55 @@ store(struct store *s, struct block *b, struct err *e)
 	return qcow2_bitmaps_store(b, l, v, n, e);
 }
 
+/* Descriptors are used up by opening an image. */
+static bool
+open_again(const struct store *s, struct block **out, struct err *e)
+{
+	struct link_msg fds = { .nfds = s->fds.nfds };
+	bool ok;
+
+	for (unsigned i = 0; i < fds.nfds; i++)
+		fds.fds[i] = fcntl(s->fds.fds[i], F_DUPFD_CLOEXEC, 0);
+	ok = open_image(s->image, &fds, out, e);
+	link_msg_clear(&fds);
+	return ok;
+}
+
 void
 store_run(struct store *s)
 {
 	struct block *b;
 
-	if (!open_image(s->image, &s->fds, &b, &s->e))
+	if (!open_again(s, &b, &s->e))
 		return;
-	(void)!store(s, b, &s->e);
+	(void)!(s->take ? take(b, &s->e) : store(s, b, &s->e));
 	block_free(b);
+	PARK("stored.stored");
 }
 
-static void
+const struct err *
+store_error(const struct store *s)
+{
+	return err_is_set(&s->e) ? &s->e : NULL;
+}
+
+void
+store_again_in_use(struct store *s)
+{
+	struct err e = ERR_INIT;
+	struct block *b;
+
+	if (open_again(s, &b, &e)) {
+		(void)!take(b, &e);
+		block_free(b);
+	}
+	if (err_is_set(&e))
+		log_error("node '%s': its image does not say that its bitmaps "
+			  "are in use: %s",
+			  s->node->name, e.msg);
+}
+
+void
 store_free(struct store *s)
 {
 	for (size_t i = 0; i < s->n; i++) {
@@ -357,9 +439,10 @@ store_finish(struct store *s)
 		log_error("node '%s': its bitmaps cannot be stored: %s",
 			  n->name, s->e.msg);
 	} else {
-		n->keeps_bitmaps = false;
+		n->keeps_bitmaps = s->take;
+		n->qcow2->has_bitmaps = s->take || s->n > 0;
 		for (struct bitmap *b = n->bitmaps; b; b = b->next)
-			b->in_image = b->persistent;
+			b->in_image = b->persistent && !s->take;
 	}
 	store_free(s);
 }

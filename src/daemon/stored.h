@@ -31,6 +31,11 @@ bool stored_load(struct daemon *d, struct node *n, struct err *e) MUST_CHECK;
 /* Loop.  Like stored_load, but what the image says is known already: rule 2. */
 void stored_assume(struct node *n);
 
+/* Worker.  The same for a node that was let go, perhaps: its bitmaps may have
+ * been stored in the image before somebody died, and are in use again.
+ */
+bool stored_take_again(struct node *n, struct err *e) MUST_CHECK;
+
 /* Loop.  @n is in the graph: n->stored become bitmaps. */
 void stored_adopt(struct node *n);
 void stored_free(struct stored *s);
@@ -47,5 +52,15 @@ struct store;
 struct store *store_plan(struct node *n); /* NULL: nothing to do */
 void store_run(struct store *s);
 void store_finish(struct store *s); /* frees it */
+
+/* For blockdev-reopen, which may have to go back. */
+const struct err *store_error(const struct store *s); /* after store_run */
+void store_again_in_use(struct store *s); /* worker: rule 1 once more */
+void store_free(struct store *s);
+/* Rule 1 for a node that was read-only and is not any more: @n has what it will
+ * be opened with.  NULL: its image has no bitmaps.  Plan, run and finish as
+ * above; the bitmaps are the registry's from then on.
+ */
+struct store *store_plan_take(struct node *n);
 
 #endif

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from stillpoint_test import guest, qcow2
-from stillpoint_test.qmp import backup
+from stillpoint_test.qmp import QmpClosed, backup
 
 M = 1 << 20
 SIZE = 64 * M
@@ -236,6 +236,100 @@ def test_too_much_space_for_a_bitmap(q, path):
                    persistent=True, granularity=512).desc == \
         "Can't make bitmap 'b' persistent in 'disk0': Too much space will " \
         "be occupied by the bitmap. Use larger granularity"
+
+
+def reopen(q, image, read_only):
+    q.cmd("blockdev-reopen", options=[qcow2.blockdev(
+        image, discard="unmap", read_only=read_only)])
+
+
+@pytest.mark.rows("bitmaps.qcow2-reopen")
+def test_rule_1_and_3_over_a_reopen(q, server, image, path):
+    """Read-only, writable, read-only again: the image says what is true."""
+    add(q, image, read_only=True)
+    assert stored(image) == {"b0": (65536, ["auto"])}
+    reopen(q, image, False)
+    assert stored(image) == {"b0": (65536, ["auto", "in-use"])}
+    io = export(q, server)
+    io("write -P 3 32M 65536")
+    withdraw(q)
+    assert stored(image) == {"b0": (65536, ["auto", "in-use"])}
+    reopen(q, image, True)
+    assert stored(image) == {"b0": (65536, ["auto"])}
+    assert dirty(image, "b0", path) == [(4 * M, M), (32 * M, 65536)]
+    assert q.bitmap("disk0", "b0")["count"] == M + 65536
+    assert q.error("block-dirty-bitmap-clear", node="disk0",
+                   name="b0").desc == \
+        "Bitmap 'b0' is readonly and cannot be modified"
+    reopen(q, image, False)
+    q.cmd("block-dirty-bitmap-clear", node="disk0", name="b0")
+    io = export(q, server)
+    io("write -P 3 40M 65536")
+    server.stop()
+    assert dirty(image, "b0", path) == [(40 * M, 65536)]
+    qcow2.check(image)
+
+
+@pytest.mark.rows("bitmaps.qcow2-reopen")
+def test_reopened_for_writing_and_killed(q, server, image):
+    add(q, image, read_only=True)
+    reopen(q, image, False)
+    io = export(q, server)
+    io("write -P 3 32M 65536")
+    server.kill9()
+    server.start()
+    b = server.qmp().bitmap("disk0", "b0")
+    assert "inconsistent" not in b and b["count"] == M + 65536
+
+
+@pytest.mark.rows("bitmaps.qcow2-reopen")
+def test_bitmap_in_use_keeps_its_image_writable(q, image, backup_node):
+    add(q, image)
+    backup_node("t", SIZE)
+    q.cmd("blockdev-backup", backup("disk0", "t", "j", sync="bitmap",
+                                    bitmap="b0", bitmap_mode="never",
+                                    auto_finalize=False))
+    q.wait_event("JOB_STATUS_CHANGE", {"id": "j", "status": "pending"})
+    assert q.error("blockdev-reopen", options=[qcow2.blockdev(
+        image, discard="unmap", read_only=True)]).desc == \
+        "Bitmap 'b0' is currently in use by another operation and cannot be " \
+        "used"
+    assert stored(image) == {"b0": (65536, ["auto", "in-use"])}
+    q.cmd("job-finalize", id="j")
+    q.jobs_succeed("j")
+    reopen(q, image, True)
+    assert stored(image) == {"b0": (65536, ["auto"])}
+
+
+@pytest.mark.rows("nodes.reopen-options")
+def test_file_that_has_grown_is_no_obstacle(q, server, path):
+    p = qcow2.create(path("new"), SIZE)
+    add(q, p)
+    io = export(q, server)
+    io("write -P 3 0 8M")
+    q.cmd("blockdev-reopen", options=[qcow2.blockdev(
+        p, discard="unmap", detect_zeroes="on")])
+    io("read -P 3 0 8M", "write -P 4 8M 8M")
+    assert qcow2.node(q, "disk0")["detect_zeroes"] == "on"
+
+
+@pytest.mark.rows("bitmaps.qcow2-stored")
+def test_rule_1_after_a_death_between_storing_and_forgetting(q, server, image):
+    """The bitmaps were stored and the node is still known: they are in use
+    again before anybody writes."""
+    add(q, image)
+    server.stop()
+    server.start(STILLPOINT_KILL_AT="stored.stored")
+    q = server.qmp()
+    with pytest.raises(QmpClosed):
+        q.cmd("blockdev-del", node_name="disk0")
+    server.child.wait(10)
+    server.close_clients()
+    assert stored(image) == {"b0": (65536, ["auto"])}
+    server.start()
+    q = server.qmp()
+    assert q.bitmap("disk0", "b0")["count"] == M
+    assert stored(image) == {"b0": (65536, ["auto", "in-use"])}
 
 
 def test_interoperation(q, server, image, path):

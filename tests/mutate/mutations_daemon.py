@@ -478,6 +478,26 @@ MUTATIONS = [
        'qcow2_bitmaps_take(b, l, e)')],
      QCOW2_BITMAPS, 'test_rule_4_read_only_images_keep_them'),
 
+    ('stored.h rule 1, after a death', NODES,
+     [('\tif (!elsewhere)\n'
+       '\t\treturn stored_take_again(a->v[a->n - 1], e);\n',
+       '\t(void)elsewhere;\n')],
+     QCOW2_BITMAPS,
+     'test_rule_1_after_a_death_between_storing_and_forgetting'),
+    ('stored.h rule 1, reopened', 'src/daemon/reopen.c',
+     [('c->store = store_plan_take(c->node);', 'c->store = NULL;')],
+     QCOW2_BITMAPS, 'test_rule_1_and_3_over_a_reopen'),
+    ('stored.h rule 3, reopened', 'src/daemon/reopen.c',
+     [('if (moves_bitmaps(c) && c->read_only)\n'
+       '\t\t\tc->store = store_plan(c->node);',
+       'if (false)\n\t\t\tc->store = NULL;')],
+     QCOW2_BITMAPS, 'test_rule_1_and_3_over_a_reopen'),
+    ('whole granules are copied', 'src/daemon/backup.c',
+     [('return max_u64(p->cluster, p->bitmap->granularity);',
+       'return p->cluster;')],
+     'integration/bitmaps',
+     'test_whole_granules_are_copied_whatever_other_bitmaps_know[4194304]'),
+
     # --- chain.h ---------------------------------------------------------------
     ('chain.h rule 1, a protocol', CHAIN,
      [("if (name[strcspn(name, \":/\")] == ':') {", 'if (false) {')],
