@@ -200,6 +200,15 @@ def mutate(copy, mutation):
         copy.write(path, before)
 
 
+def run_alone(copy, program, test):
+    """Without a mutation.  One failure on a busy machine does not end it."""
+    what = copy.run(program, test)
+    if what == 'failed':
+        print(f'again     {program}: {test}', flush=True)
+        what = copy.run(program, test)
+    return what
+
+
 def baseline(copy, mutations):
     """All named tests exist and pass without a mutation; those that are
     skipped here cannot be used.
@@ -210,7 +219,7 @@ def baseline(copy, mutations):
     usable, result = [], {}
     for m in mutations:
         if m[3:] not in result:
-            result[m[3:]] = copy.run(m[3], m[4])
+            result[m[3:]] = run_alone(copy, m[3], m[4])
         if result[m[3:]] == 'skipped':
             print(f'skipped   {m[0]}: {m[4]} is skipped on this machine')
         elif result[m[3:]] == 'passed':
