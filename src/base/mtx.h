@@ -22,6 +22,7 @@
 	X(QCOW2_FLUSH, "who flushes a qcow2 image, and who waits for it")     \
 	X(QCOW2_HELD, "space of a qcow2 image that was given up")             \
 	X(QCOW2_CACHE, "a part of a qcow2 image's cache of tables")           \
+	X(QCOW2_UNPACKED, "clusters of a qcow2 image decompressed last")      \
 	X(BUFFERS, "the pool of stream buffers")                              \
 	X(BLKDEBUG, "rules and state of one blkdebug image")                  \
 	X(THROTTLE, "who waits for a group's turn (timed waits)")             \

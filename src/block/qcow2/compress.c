@@ -133,6 +133,7 @@ store(struct qcow2 *q, uint64_t cluster, const uint8_t *packed, size_t n)
 		return EFBIG; /* a leak, in a file that is too large anyway */
 	r = qcow2_meta_write(q, packed, n, off);
 	PARK("qcow2.packed-written");
+	qcow2_unpacked_forget(q, off, n);
 	if (!r)
 		r = qcow2_map_set(q, cluster, 1, &x);
 	if (!r && old.e)

@@ -250,6 +250,7 @@ init_locks(struct qcow2 *q)
 	mtx_init(&q->flush_lock, LOCK_QCOW2_FLUSH);
 	cond_init(&q->flushed);
 	qcow2_held_init(q);
+	qcow2_unpacked_init(q);
 }
 
 static void
@@ -263,6 +264,7 @@ destroy(struct qcow2 *q)
 	mtx_destroy(&q->flush_lock);
 	(void)pthread_cond_destroy(&q->flushed);
 	qcow2_held_destroy(q);
+	qcow2_unpacked_destroy(q);
 	qcow2_cache_destroy(q);
 	qcow2_claims_destroy(q);
 	qcow2_snapshots_free(q);
@@ -448,6 +450,7 @@ reload(struct qcow2 *q)
 	    h.cluster_bits != q->h.cluster_bits)
 		return EIO;
 	qcow2_cache_forget_all(q);
+	qcow2_unpacked_forget(q, 0, INT64_MAX);
 	q->h = h;
 	r = load_l1(q);
 	return r;

@@ -139,6 +139,23 @@ struct qcow2_held {
 	uint64_t leaked; /* clusters for which there was no room */
 };
 
+/* --- unpacked.c --------------------------------------------------------------- */
+
+struct qcow2_unpacked_cluster {
+	uint64_t entry; /* the L2 entry that refers to it; 0: none */
+	uint8_t *data; /* one cluster; owned, or NULL */
+	uint64_t used; /* when, by the clock */
+	uint32_t users; /* threads that copy from it or wait for it */
+	bool loading;
+};
+
+struct qcow2_unpacked {
+	struct mtx lock; /* LOCK_QCOW2_UNPACKED */
+	pthread_cond_t loaded;
+	struct qcow2_unpacked_cluster v[QCOW2_UNPACKED];
+	uint64_t clock;
+};
+
 /* --- the image -------------------------------------------------------------- */
 
 struct qcow2 {
@@ -170,6 +187,7 @@ struct qcow2 {
 	struct qcow2_claims claims;
 	struct qcow2_space space;
 	struct qcow2_held held;
+	struct qcow2_unpacked unpacked;
 
 	/* barriers: io.c */
 	struct mtx flush_lock; /* LOCK_QCOW2_FLUSH */
@@ -298,6 +316,22 @@ bool qcow2_held_any(struct qcow2 *q);
 int qcow2_held_relieve(struct qcow2 *q);
 void qcow2_hold(struct block *b);
 void qcow2_release(struct block *b);
+
+/* --- unpacked.c ---------------------------------------------------------------- */
+
+/* Part of a cluster. */
+struct qcow2_part {
+	void *to; /* borrowed */
+	size_t skip, len;
+};
+
+void qcow2_unpacked_init(struct qcow2 *q);
+void qcow2_unpacked_destroy(struct qcow2 *q);
+/* Part of the compressed cluster that @entry refers to; with the span locked. */
+int qcow2_unpacked_read(struct qcow2 *q, uint64_t entry,
+			const struct qcow2_part *p);
+/* These bytes of the image file are others now. */
+void qcow2_unpacked_forget(struct qcow2 *q, uint64_t off, uint64_t bytes);
 
 /* --- span.c: the shard locks ------------------------------------------------- */
 

@@ -14,6 +14,7 @@
  *     refcount block;
  *   - QCOW2_CACHE_DEFAULT for parts of L2 tables and refcount blocks, or the
  *     option cache_size, but never more than the tables' own size;
+ *   - QCOW2_UNPACKED clusters that were decompressed last;
  *   - QCOW2_HELD_MAX runs of space that was given up and not yet freed (24
  *     bytes each); what does not fit stays allocated, and check finds it.
  *
@@ -35,6 +36,7 @@
 #define QCOW2_CACHE_MIN     (UINT64_C(64) << 10)
 #define QCOW2_CACHE_MAX     (UINT64_C(64) << 30)
 
+#define QCOW2_UNPACKED 4u
 #define QCOW2_HELD_MAX (UINT32_C(1) << 20)
 
 /* What the image says that it needs, so that its children can be opened

@@ -10,18 +10,14 @@
 
 /* Part of a compressed cluster. */
 static int
-read_packed(struct qcow2 *q, uint64_t entry, void *to, uint64_t skip,
+read_packed(struct qcow2 *q, uint64_t entry, void *to, uint64_t off,
 	    uint64_t len)
 {
-	AUTO(free) uint8_t *cluster = malloc(q->g.cluster_size);
-	int r;
+	struct qcow2_part p = { .to = to,
+				.skip = (size_t)(off & (q->g.cluster_size - 1)),
+				.len = (size_t)len };
 
-	if (!cluster)
-		return ENOMEM;
-	r = qcow2_unpack(q, entry, cluster);
-	if (!r)
-		memcpy(to, cluster + skip, (size_t)len);
-	return r;
+	return qcow2_unpacked_read(q, entry, &p);
 }
 
 static int
@@ -32,8 +28,7 @@ read_piece(struct qcow2 *q, const struct qcow2_piece *p, uint8_t *to,
 	case QCOW2_KIND_DATA:
 		return qcow2_child_read(q->data, to, (size_t)p->len, p->host);
 	case QCOW2_KIND_PACKED:
-		return read_packed(q, p->entry, to,
-				   off & (q->g.cluster_size - 1), p->len);
+		return read_packed(q, p->entry, to, off, p->len);
 	case QCOW2_KIND_NONE:
 		if (q->backing)
 			return qcow2_child_read(q->backing, to, (size_t)p->len,
