@@ -95,6 +95,17 @@ is_inconsistent(const struct qcow2 *q, const struct qcow2_bitmap_entry *b)
 	return b->table_size != div_up(bytes, q->g.cluster_size);
 }
 
+/* Who has the image open only to read it may find the file longer than it
+ * was.
+ */
+static uint64_t
+end_of_file(const struct qcow2 *q)
+{
+	if (q->block.read_only)
+		return round_up(block_look(q->file), q->g.cluster_size);
+	return atomic_load(&q->file_end);
+}
+
 static bool
 parse_one(const struct qcow2 *q, struct qcow2_bitmaps *l, uint64_t at,
 	  struct err *e)
@@ -124,7 +135,7 @@ bool
 qcow2_bitmaps_parse(const struct qcow2 *q, struct qcow2_bitmaps *l,
 		    struct err *e)
 {
-	uint64_t at = 0;
+	uint64_t at = 0, tables = 0;
 
 	l->bitmap = calloc(l->place.count + 1u, sizeof *l->bitmap);
 	if (!l->bitmap)
@@ -133,7 +144,12 @@ qcow2_bitmaps_parse(const struct qcow2 *q, struct qcow2_bitmaps *l,
 		if (!parse_one(q, l, at, e))
 			return false;
 		at += l->bitmap[i].length;
+		tables += (uint64_t)l->bitmap[i].entry.table_size * 8;
 	}
+	if (tables > end_of_file(q)) /* so the work on them is bounded by it */
+		return err_set(e, ERR_GENERIC, 0,
+			       "the tables of the stored bitmaps are larger "
+			       "than the file");
 	if (at != l->place.directory_size)
 		return err_set(e, ERR_GENERIC, 0,
 			       "the bitmap directory is larger than its "
@@ -177,6 +193,13 @@ qcow2_bitmaps_load(struct block *b, struct qcow2_bitmaps **out, struct err *e)
 
 /* --- tables ------------------------------------------------------------------------ */
 
+static bool
+table_is_there(const struct qcow2 *q, const struct qcow2_bitmap_entry *b)
+{
+	return range_fits(b->table_offset, (uint64_t)b->table_size * 8,
+			  end_of_file(q));
+}
+
 /* Call @each for the entries of a table. */
 static int
 for_entries(struct qcow2 *q, const struct qcow2_stored_bitmap *s,
@@ -186,7 +209,7 @@ for_entries(struct qcow2 *q, const struct qcow2_stored_bitmap *s,
 {
 	uint8_t raw[PIECE];
 	uint64_t i = 0, k, n;
-	int r = 0;
+	int r = table_is_there(q, &s->entry) ? 0 : EINVAL;
 
 	for (; !r && i < s->entry.table_size; i += n) {
 		n = min_u64(s->entry.table_size - i, PIECE / 8);

@@ -68,12 +68,6 @@ struct qcow2_l2_ref {
 	bool active;
 };
 
-/* A refcount block that qcow2_stored_refcount() has read. */
-struct qcow2_cached_block {
-	uint64_t next; /* its index + 1; 0: none */
-	void *buf; /* one cluster; owned */
-};
-
 struct qcow2_checker {
 	struct block *file; /* borrowed */
 	const struct qcow2_check_options *o; /* borrowed */
@@ -87,7 +81,10 @@ struct qcow2_checker {
 	size_t refs_n;
 	void *table; /* one cluster; owned */
 	void *block; /* one cluster; owned */
-	struct qcow2_cached_block *cache; /* refcount blocks; owned */
+	/* refcount blocks that qcow2_stored_refcount() has read */
+	uint64_t *
+		cached; /* their indices + 1, 0: none; cache_n of them; owned */
+	uint8_t *cache; /* a cluster for each; owned */
 	size_t cache_n;
 	void *piece; /* QCOW2_PIECE bytes; owned */
 	uint64_t end; /* clusters: behind the last one that has a user */

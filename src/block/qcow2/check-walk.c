@@ -254,6 +254,8 @@ walk_l1(struct qcow2_checker *c, uint64_t off, uint64_t entries, bool active)
 	uint64_t i, k, n;
 	int r = use(c, off, entries * 8, QCOW2_USE_META, 1);
 
+	if (!reaches(c, off, entries * 8))
+		return r; /* found; of what is not there nothing is read */
 	for (i = 0; !r && i < entries; i += n) {
 		n = min_u64(entries - i, QCOW2_PIECE / 8);
 		r = qcow2_check_go_on(c);
@@ -275,13 +277,17 @@ walk_snapshot(struct qcow2_checker *c, uint64_t *at)
 {
 	struct qcow2_snapshot s;
 	struct err e = ERR_INIT;
-	size_t used = 0;
+	size_t used = 0, len;
 	int r;
 
-	if (!qcow2_check_read(c, c->piece, QCOW2_PIECE, *at))
+	if (!qcow2_check_read(c, c->piece, QCOW2_SNAPSHOT_FIXED, *at))
 		return EIO;
-	if (!qcow2_snapshot_parse(&s, &c->g, c->piece, QCOW2_PIECE, c->h.size,
-				  &used, &e)) {
+	len = (size_t)min_u64(qcow2_snapshot_bytes(c->piece),
+			      QCOW2_SNAPSHOT_MAX);
+	if (!qcow2_check_read(c, c->piece, len, *at))
+		return EIO;
+	if (!qcow2_snapshot_parse(&s, &c->g, c->piece, len, c->h.size, &used,
+				  &e)) {
 		found(c, &c->res->check_errors, "the snapshot table: %s",
 		      e.msg);
 		return EIO;
@@ -329,6 +335,8 @@ walk_bitmap_table(struct qcow2_checker *c, const struct qcow2_bitmap_entry *b)
 	int r = use(c, b->table_offset, (uint64_t)b->table_size * 8,
 		    QCOW2_USE_META, 1);
 
+	if (!reaches(c, b->table_offset, (uint64_t)b->table_size * 8))
+		return r;
 	for (i = 0; !r && i < b->table_size; i += n) {
 		n = min_u64(b->table_size - i, QCOW2_PIECE / 8);
 		r = qcow2_check_go_on(c);

@@ -59,19 +59,20 @@ qcow2_stored_refcount(struct qcow2_checker *c, uint64_t cluster, uint64_t *out)
 {
 	uint64_t i = cluster >> c->g.refblock_bits;
 	uint64_t mask = (UINT64_C(1) << c->g.refblock_bits) - 1;
-	struct qcow2_cached_block *k = &c->cache[i % c->cache_n];
+	size_t place = i % c->cache_n;
+	uint8_t *block = c->cache + place * c->g.cluster_size;
 
 	*out = 0;
 	if (i >= c->reftable_n || !qcow2_refblock_usable(c, i))
 		return true;
-	if (k->next != i + 1) {
-		k->next = 0;
-		if (!qcow2_check_read(c, k->buf, c->g.cluster_size,
+	if (c->cached[place] != i + 1) {
+		c->cached[place] = 0;
+		if (!qcow2_check_read(c, block, c->g.cluster_size,
 				      c->reftable[i]))
 			return false;
-		k->next = i + 1;
+		c->cached[place] = i + 1;
 	}
-	*out = qcow2_refcount_get(k->buf, c->g.refcount_order, cluster & mask);
+	*out = qcow2_refcount_get(block, c->g.refcount_order, cluster & mask);
 	return true;
 }
 
@@ -121,8 +122,8 @@ qcow2_checker_load(struct qcow2_checker *c, struct err *e)
 		return false;
 	c->h = info->header;
 	qcow2_geometry_init(&c->g, &c->h);
-	for (size_t i = 0; i < c->cache_n; i++)
-		c->cache[i].next = 0;
+	if (c->cached)
+		memset(c->cached, 0, c->cache_n * sizeof *c->cached);
 	return load_reftable(c, e);
 }
 
@@ -130,13 +131,9 @@ static bool
 init_cache(struct qcow2_checker *c)
 {
 	c->cache_n = (size_t)max_u64(CACHE_BYTES / c->g.cluster_size, 2);
-	c->cache = calloc(c->cache_n, sizeof *c->cache);
-	for (size_t i = 0; c->cache && i < c->cache_n; i++) {
-		c->cache[i].buf = malloc(c->g.cluster_size);
-		if (!c->cache[i].buf)
-			return false;
-	}
-	return c->cache != NULL;
+	c->cached = calloc(c->cache_n, sizeof *c->cached);
+	c->cache = malloc(c->cache_n * c->g.cluster_size);
+	return c->cached && c->cache;
 }
 
 static bool
@@ -161,8 +158,7 @@ checker_init(struct qcow2_checker *c, struct err *e)
 static void
 checker_destroy(struct qcow2_checker *c)
 {
-	for (size_t i = 0; c->cache && i < c->cache_n; i++)
-		free(c->cache[i].buf);
+	free(c->cached);
 	free(c->cache);
 	qcow2_counts_destroy(&c->counts);
 	free(c->reftable);

@@ -128,7 +128,6 @@ copy_string(const uint8_t *p, size_t len)
 	return s;
 }
 
-#define SNAPSHOT_FIXED 40
 #define SNAPSHOT_KNOWN 24 /* bytes of extra data that we know */
 
 static bool
@@ -163,6 +162,15 @@ parse_extra(struct qcow2_snapshot *s, const uint8_t *x, uint32_t len)
 		s->icount = be64_get(x + 16);
 }
 
+uint64_t
+qcow2_snapshot_bytes(const void *fixed)
+{
+	const uint8_t *p = fixed;
+
+	return QCOW2_SNAPSHOT_FIXED + (uint64_t)be32_get(p + 36) +
+	       be16_get(p + 12) + be16_get(p + 14);
+}
+
 bool
 qcow2_snapshot_parse(struct qcow2_snapshot *s, const struct qcow2_geometry *g,
 		     const void *entry, size_t len, uint64_t disk_size,
@@ -173,7 +181,7 @@ qcow2_snapshot_parse(struct qcow2_snapshot *s, const struct qcow2_geometry *g,
 	size_t id, name;
 
 	memset(s, 0, sizeof *s);
-	if (len < SNAPSHOT_FIXED)
+	if (len < QCOW2_SNAPSHOT_FIXED)
 		return err_set(e, ERR_GENERIC, 0, "Snapshot table is cut off");
 	if (!parse_fixed(s, g, p, e))
 		return false;
@@ -183,20 +191,21 @@ qcow2_snapshot_parse(struct qcow2_snapshot *s, const struct qcow2_geometry *g,
 	if (extra > QCOW2_SNAPSHOT_EXTRA_MAX)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Too much extra metadata in snapshot table");
-	*used = round_up(SNAPSHOT_FIXED + extra + id + name, 8);
-	if (SNAPSHOT_FIXED + extra + id + name > len)
+	*used = round_up(QCOW2_SNAPSHOT_FIXED + extra + id + name, 8);
+	if (QCOW2_SNAPSHOT_FIXED + extra + id + name > len)
 		return err_set(e, ERR_GENERIC, 0, "Snapshot table is cut off");
 	s->disk_size = disk_size;
-	parse_extra(s, p + SNAPSHOT_FIXED, extra);
+	parse_extra(s, p + QCOW2_SNAPSHOT_FIXED, extra);
 	if (extra > SNAPSHOT_KNOWN) {
 		s->extra_size = extra - SNAPSHOT_KNOWN;
 		s->extra = malloc(s->extra_size);
 		if (s->extra)
-			memcpy(s->extra, p + SNAPSHOT_FIXED + SNAPSHOT_KNOWN,
+			memcpy(s->extra,
+			       p + QCOW2_SNAPSHOT_FIXED + SNAPSHOT_KNOWN,
 			       s->extra_size);
 	}
-	s->id = copy_string(p + SNAPSHOT_FIXED + extra, id);
-	s->name = copy_string(p + SNAPSHOT_FIXED + extra + id, name);
+	s->id = copy_string(p + QCOW2_SNAPSHOT_FIXED + extra, id);
+	s->name = copy_string(p + QCOW2_SNAPSHOT_FIXED + extra + id, name);
 	if (!s->id || !s->name || (s->extra_size && !s->extra)) {
 		qcow2_snapshot_clear(s);
 		return err_set(e, ERR_GENERIC, ENOMEM,
@@ -215,7 +224,7 @@ extra_length(const struct qcow2_snapshot *s)
 size_t
 qcow2_snapshot_length(const struct qcow2_snapshot *s)
 {
-	return round_up(SNAPSHOT_FIXED + extra_length(s) + strlen(s->id) +
+	return round_up(QCOW2_SNAPSHOT_FIXED + extra_length(s) + strlen(s->id) +
 				strlen(s->name),
 			8);
 }
@@ -239,7 +248,7 @@ qcow2_snapshot_serialise(const struct qcow2_snapshot *s, void *to)
 				 ? 0
 				 : (uint32_t)s->vm_state_size);
 	be32_put(p + 36, extra);
-	p += SNAPSHOT_FIXED;
+	p += QCOW2_SNAPSHOT_FIXED;
 	be64_put(p, s->vm_state_size);
 	be64_put(p + 8, s->disk_size);
 	if (extra >= SNAPSHOT_KNOWN)

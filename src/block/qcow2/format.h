@@ -201,6 +201,14 @@ struct qcow2_snapshot {
 
 void qcow2_snapshot_clear(struct qcow2_snapshot *s);
 
+/* Bytes of every entry; and how many there are, without padding, in the entry
+ * that begins with these.
+ */
+#define QCOW2_SNAPSHOT_FIXED 40
+#define QCOW2_SNAPSHOT_MAX \
+	(QCOW2_SNAPSHOT_FIXED + QCOW2_SNAPSHOT_EXTRA_MAX + 2 * 65535)
+uint64_t qcow2_snapshot_bytes(const void *fixed);
+
 /* Parse one entry at @p with @len bytes left; *used is its padded length.
  * @disk_size is what an entry without one gets.
  */

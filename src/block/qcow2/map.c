@@ -207,17 +207,24 @@ make_table(struct qcow2 *q, uint64_t i, uint64_t old)
 	return 0;
 }
 
+/* The flag alone, without a table, says nothing. */
+static bool
+is_own(uint64_t l1)
+{
+	return l1 & QCOW2_COPIED && l1 & QCOW2_L1_OFFSET;
+}
+
 int
 qcow2_map_own(struct qcow2 *q, uint64_t cluster)
 {
 	uint64_t i = cluster >> q->g.l2_bits, l1;
 	int r = 0;
 
-	if (atomic_load(&q->l1[i]) & QCOW2_COPIED)
+	if (is_own(atomic_load(&q->l1[i])))
 		return 0;
 	(void)pthread_mutex_lock(&q->tables);
 	l1 = atomic_load(&q->l1[i]);
-	if (!(l1 & QCOW2_COPIED))
+	if (!is_own(l1))
 		r = make_table(q, i, l1 & QCOW2_L1_OFFSET);
 	(void)pthread_mutex_unlock(&q->tables);
 	return r;
@@ -234,6 +241,8 @@ qcow2_map_set(struct qcow2 *q, uint64_t cluster, uint32_t n,
 
 	if (r)
 		return r;
+	if (!off) /* the header is there */
+		return qcow2_corrupt(q, "there is no L2 table", cluster);
 	for (uint32_t i = 0; i < n; i++, p += q->g.entry_size) {
 		be64_put(p, x[i].e);
 		if (q->g.extended)

@@ -19,8 +19,6 @@
 #include "base/park.h"
 #include "block/qcow2/qcow2-priv.h"
 
-#define ENTRY_MAX (40 + QCOW2_SNAPSHOT_EXTRA_MAX + 2 * 65535 + 8)
-
 void
 qcow2_snapshots_free(struct qcow2 *q)
 {
@@ -28,6 +26,20 @@ qcow2_snapshots_free(struct qcow2 *q)
 		qcow2_snapshot_clear(&q->snapshot[i]);
 	free(q->snapshot);
 	q->snapshot = NULL;
+}
+
+/* One entry of the table into @raw; no more than it has, because there may be
+ * many.
+ */
+static int
+read_entry(struct qcow2 *q, uint8_t *raw, size_t *len, uint64_t off)
+{
+	int r = qcow2_child_read(q->file, raw, QCOW2_SNAPSHOT_FIXED, off);
+
+	if (r)
+		return r;
+	*len = (size_t)min_u64(qcow2_snapshot_bytes(raw), QCOW2_SNAPSHOT_MAX);
+	return qcow2_child_read(q->file, raw, *len, off);
 }
 
 bool
@@ -39,21 +51,20 @@ qcow2_snapshots_load(struct qcow2 *q, struct err *e)
 	q->snapshots_bytes = 0;
 	if (!q->h.snapshots)
 		return true;
-	raw = malloc(ENTRY_MAX);
+	raw = malloc(QCOW2_SNAPSHOT_MAX);
 	q->snapshot = calloc(q->h.snapshots, sizeof *q->snapshot);
 	if (!raw || !q->snapshot)
 		return err_set(e, ERR_GENERIC, ENOMEM,
 			       "cannot load the snapshot table");
 	for (uint32_t i = 0; i < q->h.snapshots; i++) {
-		size_t used;
-		int r = qcow2_child_read(q->file, raw, ENTRY_MAX,
-					 q->h.snapshots_offset + at);
+		size_t used, len = 0;
+		int r = read_entry(q, raw, &len, q->h.snapshots_offset + at);
 
 		if (r)
 			return err_set(e, ERR_GENERIC, r,
 				       "Could not read snapshots");
-		if (!qcow2_snapshot_parse(&q->snapshot[i], &q->g, raw,
-					  ENTRY_MAX, q->h.size, &used, e))
+		if (!qcow2_snapshot_parse(&q->snapshot[i], &q->g, raw, len,
+					  q->h.size, &used, e))
 			return err_prefix(e, "Could not read snapshots: ");
 		at += used;
 		if (at > QCOW2_SNAPSHOT_TABLE_MAX)
