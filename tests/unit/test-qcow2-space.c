@@ -22,7 +22,7 @@ new_image(const char *options, const char *size)
 }
 
 static struct block *
-open_crash(struct crash_disk **d)
+open_small(struct crash_disk **d, uint64_t capacity)
 {
 	struct qcow2_options o = { 0 };
 	struct err e = ERR_INIT;
@@ -30,11 +30,17 @@ open_crash(struct crash_disk **d)
 	char path[128];
 
 	(void)snprintf(path, sizeof path, "%s/" DISK, rig_dir());
-	*d = crash_disk_load(path, 32 * MiB);
+	*d = crash_disk_load(path, capacity);
 	o.file = &(*d)->block;
 	assert_ok(qcow2_open(&o, &b, &e), &e);
 	b->discard_unmap = true;
 	return b;
+}
+
+static struct block *
+open_crash(struct crash_disk **d)
+{
+	return open_small(d, 32 * MiB);
 }
 
 static int
@@ -303,6 +309,74 @@ a_flush_frees_a_bounded_part(void **s)
 	block_free(b);
 }
 
+/* --- power cuts while the size changes --------------------------------------------------- */
+
+#define KEPT (200 * KiB) /* of the disk: flushed before, and never cut off */
+
+static uint64_t sizes[2]; /* that a cut may leave */
+
+static void
+look_at(const struct crash_disk *d, enum crash_policy policy, uint64_t seed)
+{
+	struct crash_disk *c = crash_disk_cut(d, policy, seed);
+	struct qcow2_options o = { .file = &c->block, .read_only = true };
+	struct err e = ERR_INIT;
+	struct block *b;
+
+	(void)rig_check(c, "a resize was interrupted");
+	assert_ok(qcow2_open(&o, &b, &e), &e);
+	assert_true(b->size == sizes[0] || b->size == sizes[1]);
+	expect(b, 0, KEPT, 9);
+	block_free(b);
+}
+
+static void
+cut_here(struct crash_disk *d)
+{
+	for (int p = CRASH_NOTHING; p < CRASH_POLICIES; p++)
+		look_at(d, (enum crash_policy)p, d->changes);
+	look_at(d, CRASH_RANDOM, d->changes + 1000);
+}
+
+static void
+resize_to(struct crash_disk *d, struct block *b, uint64_t size)
+{
+	sizes[0] = b->size;
+	sizes[1] = size;
+	d->before = cut_here;
+	assert_int_equal(block_truncate(b, size), 0);
+	assert_int_equal(block_flush(b), 0);
+	d->before = NULL;
+}
+
+static void
+a_resize_that_power_interrupts_loses_nothing(void **s)
+{
+	static const char *const options[] = {
+		"cluster_size=512", "cluster_size=4k",
+		"extended_l2=on,cluster_size=16k",
+		"cluster_size=512,compat=0.10"
+	};
+
+	(void)s;
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+		struct crash_disk *d;
+		struct block *b;
+
+		new_image(options[i], "300k");
+		b = open_small(&d, 4 * MiB);
+		assert_int_equal(put(b, 0, KEPT, 9), 0);
+		assert_int_equal(block_flush(b), 0);
+		resize_to(d, b, 3 * MiB + 512); /* another L1 table */
+		assert_int_equal(put(b, 250 * KiB, 500 * KiB, 3), 0);
+		assert_int_equal(block_flush(b), 0);
+		resize_to(d, b, 201 * KiB);
+		resize_to(d, b, MiB);
+		expect(b, 201 * KiB, MiB - 201 * KiB, 0);
+		block_free(b);
+	}
+}
+
 /* --- version 2 has no zeroes ------------------------------------------------------------ */
 
 static void
@@ -335,6 +409,7 @@ main(void)
 		cmocka_unit_test(space_ends_where_the_file_does),
 		cmocka_unit_test(a_reader_finds_tables_that_moved),
 		cmocka_unit_test(a_flush_frees_a_bounded_part),
+		cmocka_unit_test(a_resize_that_power_interrupts_loses_nothing),
 		cmocka_unit_test(
 			a_discard_in_version_2_lets_nothing_shine_through),
 	};
