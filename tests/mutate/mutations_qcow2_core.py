@@ -92,10 +92,10 @@ MUTATIONS = [
      [('if (make_between(c, h))', 'if (!c->size)')],
      'qcow2-header', 'a_backing_file_is_the_old_or_the_new_one'),
     ('header.h rule 1, the name first', FOLDER + 'header.c',
-     [('\tint r = put(c, c->between, c->name_at, c->size);\n\n'
+     [('\tint r = put(c, c->between, c->name_at, c->name_end);\n\n'
        '\tif (!r)\n\t\tr = put(c, c->between, 0, sector);',
        '\tint r = put(c, c->between, 0, sector);\n\n\tif (!r)\n'
-       '\t\tr = put(c, c->between, c->name_at, c->size);')],
+       '\t\tr = put(c, c->between, c->name_at, c->name_end);')],
      'qcow2-header', 'a_backing_file_is_the_old_or_the_new_one'),
     ('header.h rule 1, small clusters', FOLDER + 'header.c',
      [('if (!fits_one_sector(c, h)) {', 'if (c->size) {')],

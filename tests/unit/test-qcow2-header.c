@@ -20,6 +20,8 @@
 static struct {
 	char backing[2][600];
 	unsigned cuts;
+	unsigned catch_at; /* the cut after which the disk is used again */
+	struct crash_disk *caught;
 } t;
 
 static void
@@ -44,7 +46,8 @@ look_at(const struct crash_disk *d, enum crash_policy policy, uint64_t seed)
 static void
 before_change(struct crash_disk *d)
 {
-	t.cuts++;
+	if (++t.cuts == t.catch_at)
+		t.caught = crash_disk_cut(d, CRASH_ALL, 0);
 	for (int p = CRASH_NOTHING; p < CRASH_RANDOM; p++)
 		look_at(d, (enum crash_policy)p, 1);
 	for (uint64_t seed = 0; seed < SEEDS; seed++)
@@ -149,6 +152,41 @@ a_backing_file_is_the_old_or_the_new_one(void **s)
 	block_free(&d->block);
 }
 
+static void
+name_of(struct crash_disk *d, char *name)
+{
+	struct qcow2_info *i = xzalloc(sizeof *i);
+	struct err e = ERR_INIT;
+
+	assert_ok(qcow2_probe(&d->block, i, &e), &e);
+	(void)strcpy(name, i->header.backing);
+	free(i);
+}
+
+/* What an interruption has left lies in the way of the next change. */
+static void
+a_header_is_whole_also_after_an_interruption(void **s)
+{
+	(void)s;
+	for (unsigned at = 1; at < 10; at++) {
+		struct crash_disk *d = disk_make("cluster_size=4k", 300), *c;
+
+		t.catch_at = at;
+		d->before = before_change;
+		amend(d, 'c', 500);
+		d->before = NULL;
+		block_free(&d->block);
+		c = t.caught;
+		assert_non_null(c);
+		c->before = before_change;
+		name_of(c, t.backing[0]);
+		amend(c, 'd', 450);
+		amend(c, 'e', 550);
+		c->before = NULL;
+		block_free(&c->block);
+	}
+}
+
 int
 main(void)
 {
@@ -156,6 +194,7 @@ main(void)
 		cmocka_unit_test(
 			a_header_that_gets_an_extension_is_whole_at_any_moment),
 		cmocka_unit_test(a_backing_file_is_the_old_or_the_new_one),
+		cmocka_unit_test(a_header_is_whole_also_after_an_interruption),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

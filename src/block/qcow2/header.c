@@ -13,9 +13,9 @@ struct change {
 	const uint8_t *old;
 	uint8_t *now; /* owned; what it shall be */
 	uint8_t *between; /* owned; says the same, in the first sector and, for
-			   * the name, from @name_at on */
+			   * the name, in [@name_at, @name_end) */
 	size_t size; /* of the cluster */
-	size_t name_at;
+	size_t name_at, name_end;
 };
 
 static int
@@ -52,29 +52,47 @@ fits_one_sector(struct change *c, struct qcow2_header *h)
 	return serialise(c, h, c->between, c->f->sector);
 }
 
-/* The name at the cluster's end, where neither header has anything. */
+/* Whole sectors for @len bytes behind what is new, in which the old header has
+ * nothing; the cluster's size: there are none.
+ */
+static size_t
+free_place(const struct change *c, size_t len)
+{
+	size_t sector = c->f->sector, need = round_up(len, sector);
+	size_t least = max_u64(sector, round_up(used(c->now, c->size), sector));
+
+	if (need > c->size)
+		return c->size;
+	for (size_t at = c->size - need; at >= least; at -= sector)
+		if (buf_is_zero(c->old + at, need))
+			return at;
+	return c->size;
+}
+
+/* The name where neither header has anything. */
 static bool
 make_between(struct change *c, const struct qcow2_header *h)
 {
 	size_t name = h->has_backing ? strlen(h->backing) : 0;
 	AUTO(free) struct qcow2_header *copy = malloc(sizeof *copy);
-	size_t at = name ? round_down(c->size - name, c->f->sector) : c->size;
 
 	if (!copy)
 		return false;
 	*copy = *h;
 	copy->has_backing = false;
 	memset(c->between, 0, c->size);
-	if (at < c->f->sector || at < used(c->old, c->size) ||
-	    at < used(c->now, c->size) ||
-	    !serialise(c, copy, c->between, c->f->sector))
+	if (!serialise(c, copy, c->between, c->f->sector))
 		return false;
-	c->name_at = at;
+	c->name_at = c->name_end = c->size;
 	if (!name)
 		return true;
-	be64_put(c->between + QCOW2_AT_BACKING, at);
+	c->name_at = free_place(c, name);
+	if (c->name_at == c->size)
+		return false;
+	c->name_end = c->name_at + round_up(name, c->f->sector);
+	be64_put(c->between + QCOW2_AT_BACKING, c->name_at);
 	be32_put(c->between + QCOW2_AT_BACKING + 8, (uint32_t)name);
-	memcpy(c->between + at, h->backing, name);
+	memcpy(c->between + c->name_at, h->backing, name);
 	return true;
 }
 
@@ -83,7 +101,7 @@ static int
 go_between(const struct change *c)
 {
 	size_t sector = c->f->sector;
-	int r = put(c, c->between, c->name_at, c->size);
+	int r = put(c, c->between, c->name_at, c->name_end);
 
 	if (!r)
 		r = put(c, c->between, 0, sector);
