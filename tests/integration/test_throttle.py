@@ -34,6 +34,35 @@ def test_group_limits_a_guest(q, disks, connect):
     assert seconds(reads, h, 61) >= 0.4
 
 
+@pytest.mark.rows("nodes.throttle")
+@pytest.mark.parametrize("limits,most", [
+    ({"bps-write": 4 << 20}, lambda s: (4 << 20) * (s + 0.1)),
+    ({"bps-write": 1 << 20, "bps-write-max": 8 << 20,
+      "bps-write-max-length": 2}, lambda s: (8 << 20) * (s + 0.1)),
+    ({"bps-write": 1 << 20, "bps-write-max": 4 << 20},
+     lambda s: (1 << 20) * s + (4 << 20))])
+def test_limits_hold_over_every_second(q, disks, connect, limits, most):
+    """A guest that writes all it can has no more through than it may have in
+    any window of its own time."""
+    chunk = 64 << 10
+    q.cmd("object-add", dict(GROUP, limits=limits))
+    h = connect(disk(q, disks))
+    times = []
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        began = time.monotonic()
+        h.pwrite(b"x" * chunk, len(times) % 200 * chunk)
+        times.append((began, time.monotonic()))
+    for i in range(len(times)):
+        for k in range(i + 1, len(times)):
+            seconds_ = times[k][1] - times[i][0]
+            if seconds_ >= 1:
+                assert (k - i + 1) * chunk <= most(seconds_) + chunk
+                break
+    took = times[-1][1] - times[0][0]
+    assert len(times) * chunk <= most(took) + chunk
+
+
 def test_x_members_limit_as_well(q, disks, connect):
     q.cmd("object-add", dict(GROUP, **{"x-bps-read": 400 << 10}))
     h = connect(disk(q, disks))
