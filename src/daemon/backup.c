@@ -19,6 +19,7 @@
 #include "daemon/pending.h"
 #include "daemon/plane.h"
 #include "daemon/qmp-server.h"
+#include "daemon/stored.h"
 #include "schema/qmp-commands.h"
 
 /* A target that acknowledges nothing for so long is not waited for any more
@@ -52,6 +53,7 @@ struct backup {
 	struct err end_error; /* with which the job completes */
 	struct task start_failed;
 	struct work closing; /* the target, when the stream is over */
+	struct store *store; /* while it closes: of @drive's bitmaps; or NULL */
 };
 
 static struct backup *
@@ -123,6 +125,8 @@ closing_run(struct work *w)
 
 	backup_target_close(&b->to);
 	backup_discard_close(&b->from);
+	if (b->store)
+		store_run(b->store);
 }
 
 static void
@@ -130,6 +134,8 @@ closing_done(struct work *w)
 {
 	struct backup *b = container_of(w, struct backup, closing);
 
+	if (b->store)
+		store_finish(steal(&b->store));
 	pending_end(b->job.d);
 	job_completed(&b->job,
 		      err_is_set(&b->end_error) ? &b->end_error : NULL);
@@ -143,6 +149,8 @@ end(struct backup *b)
 
 	ev_timer_stop(d->loop.ev, &b->patience);
 	pending_begin(d);
+	if (b->drive) /* its node goes with the job */
+		b->store = store_plan(b->target);
 	b->closing = (struct work){ .run = closing_run, .done = closing_done };
 	work_submit(d->work, &d->loop, &b->closing);
 }

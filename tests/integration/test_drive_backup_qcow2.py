@@ -137,3 +137,17 @@ def test_image_is_not_made_on_a_server(q, disks, make_target, dir):
     t.file(os.path.join(dir, "t"), 20 * M)
     e = q.error("drive-backup", drive(t.uri()))
     assert e.desc == "The target of format 'qcow2' must be a file"
+
+
+def test_bitmaps_of_an_existing_image_are_given_back(q, disks, out):
+    """They record that all of it may have changed, and QEMU can use them."""
+    path = disks.add(data=((0, 4 * M),))
+    qcow2.create(out, 16 * M)
+    subprocess.run(["qemu-img", "bitmap", "--add", out, "there"], check=True)
+    run(q, out, mode="existing")
+    assert [b["flags"] for b in
+            info(out)["format-specific"]["data"]["bitmaps"]] == [["auto"]]
+    check(out)
+    compare(path, "raw", out)
+    subprocess.run(["qemu-img", "bitmap", "--merge", "there", out, "there"],
+                   check=True)
