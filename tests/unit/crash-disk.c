@@ -35,10 +35,18 @@ crash_random(uint64_t seed, uint64_t n)
 	return x ^ x >> 31;
 }
 
+/* Inside the disk, and aligned as it wants it. */
+static void
+assert_fits(const struct block *b, uint64_t off, uint64_t len)
+{
+	assert_true(range_fits(off, len, b->size));
+	assert_int_equal((off | len) & (b->min_block - 1), 0);
+}
+
 static int
 disk_pread(struct block *b, void *buf, size_t len, uint64_t off)
 {
-	assert_true(range_fits(off, len, b->size));
+	assert_fits(b, off, len);
 	memcpy(buf, to_disk(b)->now + off, len);
 	return 0;
 }
@@ -87,7 +95,7 @@ disk_pwrite(struct block *b, const void *buf, size_t len, uint64_t off)
 	struct crash_disk *d = to_disk(b);
 	int r;
 
-	assert_true(range_fits(off, len, b->size));
+	assert_fits(b, off, len);
 	r = note(d, WRITE, off, len, buf);
 	if (!r)
 		memcpy(d->now + off, buf, len);
@@ -100,7 +108,7 @@ disk_zero(struct block *b, uint64_t off, uint64_t len, unsigned flags)
 	struct crash_disk *d = to_disk(b);
 	int r;
 
-	assert_true(range_fits(off, len, b->size));
+	assert_fits(b, off, len);
 	if (flags & BLOCK_ZERO_FAST && d->slow_zero)
 		return ENOTSUP;
 	r = note(d, ZERO, off, len, NULL);

@@ -18,6 +18,7 @@
 
 #define SECTOR   512u
 #define CAPACITY (8 * MiB)
+#define UNIT_MAX 4096u
 #define VERSIONS 12u
 #define HISTORY  40u
 #define BASE_TAG UINT64_C(0xba5e000000000000)
@@ -28,6 +29,7 @@ struct variant {
 	unsigned kib; /* of the disk */
 	unsigned cluster; /* bytes */
 	bool backing, slow_zero, v2, snapshots;
+	unsigned min_block; /* of the disk below, in bytes; 0: 1 */
 };
 
 /* What a sector may be after a power cut. */
@@ -132,6 +134,18 @@ new_backing(void)
 	return &d->block;
 }
 
+/* Read one sector, as the disk below wants it. */
+static int
+read_sector(struct block *b, uint64_t *p, uint64_t sector)
+{
+	uint64_t off = sector * SECTOR, unit = max_u64(b->min_block, SECTOR);
+	unsigned char buf[UNIT_MAX];
+	int r = block_pread(b, buf, (size_t)unit, round_down(off, unit));
+
+	memcpy(p, buf + off % unit, SECTOR);
+	return r;
+}
+
 static struct block *
 open_on(struct crash_disk *d, bool read_only)
 {
@@ -141,6 +155,8 @@ open_on(struct crash_disk *d, bool read_only)
 	struct err e = ERR_INIT;
 	struct block *b;
 
+	if (t.v->min_block)
+		d->block.min_block = t.v->min_block;
 	if (!qcow2_open(&o, &b, &e))
 		fail_msg("%s: %s", t.what, e.msg);
 	b->discard_unmap = true;
@@ -168,7 +184,7 @@ check_content(struct crash_disk *d, enum crash_policy policy)
 		bool in_flight = i >= t.first && i < t.end;
 		uint64_t *at = p + i * (SECTOR / 8), v;
 
-		if (all && block_pread(b, at, SECTOR, i * SECTOR)) {
+		if (all && read_sector(b, at, i)) {
 			if (!may_fail(s, policy))
 				fail_msg("%s: sector %" PRIu64
 					 " cannot be read",
@@ -257,7 +273,7 @@ end(uint64_t v, bool is_known)
 	uint64_t p[SECTOR / 8];
 
 	for (uint64_t i = t.first; i < t.end; i++) {
-		assert_int_equal(block_pread(t.b, p, SECTOR, i * SECTOR), 0);
+		assert_int_equal(read_sector(t.b, p, i), 0);
 		if (is_known && word_of(p, i) != v)
 			fail_msg("%s: sector %" PRIu64 " is %#" PRIx64
 				 " and not %#" PRIx64,
@@ -336,11 +352,13 @@ static void
 one_request(void)
 {
 	uint64_t what = pick(100), cluster = t.v->cluster / SECTOR;
+	uint64_t unit = max_u64(t.v->min_block / SECTOR, 1);
 	uint64_t first = (t.end = 1, pick(t.sectors));
 	uint64_t n = (t.end = 2, pick(5 * cluster + 3)) + 1;
 
 	t.end = 0;
-	n = min_u64(n, t.sectors - first);
+	first = round_down(first, unit);
+	n = min_u64(round_up(n, unit), t.sectors - first);
 	if (what < 4 && t.v->snapshots) {
 		do_snapshot();
 	} else if (what < 45) {
@@ -369,6 +387,8 @@ make_image(const struct variant *v)
 		"disk.qcow2 %uk",
 		v->options, v->cluster, v->backing ? "-b base.raw -F raw" : "",
 		v->kib);
+	if (v->min_block) /* a device ends with a whole one */
+		rig_run("truncate -s %%%u disk.qcow2", v->min_block);
 	if (!v->snapshot_of)
 		return;
 	rig_run("qemu-io %s disk.qcow2 >/dev/null", v->snapshot_of);
@@ -381,7 +401,7 @@ read_state(void)
 	for (uint64_t i = 0; i < t.sectors; i++) {
 		uint64_t p[SECTOR / 8];
 
-		assert_int_equal(block_pread(t.b, p, SECTOR, i * SECTOR), 0);
+		assert_int_equal(read_sector(t.b, p, i), 0);
 		remember(&t.sector[i], word_of(p, i));
 	}
 	all_flushed();
@@ -469,6 +489,13 @@ static const struct variant variants[] = {
 	  .kib = 512,
 	  .cluster = 16384,
 	  .snapshots = true },
+	{ .name = "sectors of 4096 bytes",
+	  .options = "compat=1.1",
+	  .kib = 512,
+	  .cluster = 8192,
+	  .backing = true,
+	  .snapshots = true,
+	  .min_block = 4096 },
 };
 
 static unsigned
@@ -510,6 +537,7 @@ main(void)
 		TEST(power_cuts_with_zstd, 7),
 		TEST(power_cuts_with_a_snapshot, 8),
 		TEST(power_cuts_with_a_snapshot_and_subclusters, 9),
+		TEST(power_cuts_with_sectors_of_4096_bytes, 10),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
