@@ -5,6 +5,8 @@ A sector's content is a byte that fills it, or BACKING: the backing file's.
 After an operation that leaves room (a discard, a write that may be refused)
 there are several possibilities; what is read then tells which one it was.
 """
+import itertools
+
 SECTOR = 512
 BACKING = -1
 
@@ -52,7 +54,21 @@ class Model:
         it is known.
         """
         assert len(data) == self.size
-        for i, values in enumerate(self.sectors):
+        at = 0
+        for values, run in itertools.groupby(list(self.sectors)):
+            n = sum(1 for _ in run)
+            if len(values) > 1 or not self.all_are(data, at, n, *values):
+                self.learn_each(data, at, n, values)
+            at += n
+
+    def all_are(self, data, i, n, value):
+        at, end = i * SECTOR, (i + n) * SECTOR
+        if value != BACKING:
+            return data.count(value, at, end) == end - at
+        return data[at:end] == self.backing[at:end].ljust(end - at, b"\0")
+
+    def learn_each(self, data, at, n, values):
+        for i in range(at, at + n):
             got = data[i * SECTOR:(i + 1) * SECTOR]
             found = [v for v in values if self.bytes_of(i, v) == got]
             assert found, "sector %d (byte %d) is %r..., expected %s" % (

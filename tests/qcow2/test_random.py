@@ -10,10 +10,9 @@ import os
 import random
 import subprocess
 
-from images import (BLOCK_IO, COUNTS, KIB, MIB, Failed, assert_clean, count,
-                    create_options, figures, our_check, our_create,
-                    qemu_check, qemu_create, qemu_use, random_variant, run,
-                    seed)
+from images import (BLOCK_IO, KIB, MIB, Failed, assert_clean, count,
+                    create_options, our_check, our_create, qemu_check,
+                    qemu_create, qemu_use, random_variant, run, seed)
 from model import BACKING, SECTOR, Model
 
 BACKING_BYTES = 2 * MIB + 512
@@ -206,9 +205,6 @@ class Sequence:
 
     def verify(self):
         ours, theirs = (os.path.join(self.folder, n) for n in ("us", "they"))
-        res = qemu_check(self.path)
-        assert res is not None
-        assert figures(res, COUNTS) == dict.fromkeys(COUNTS, 0), res
         assert_clean(self.path)
         run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.path,
             theirs)
@@ -228,7 +224,11 @@ class Sequence:
             raise
 
 
-def test_sequences(folder):
+# One in so many is on a file system of a disk, which can do what tmpfs cannot.
+DISK_EVERY = 8
+
+
+def test_sequences(folder, fast_folder):
     first = seed()
-    for n in range(count(15)):
-        Sequence(folder, first + n).run()
+    for n in range(first, first + count(15)):
+        Sequence(fast_folder if n % DISK_EVERY else folder, n).run()
