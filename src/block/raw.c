@@ -150,18 +150,29 @@ static bool
 window_fits(const struct block *file, uint64_t offset, bool has_size,
 	    uint64_t *size, struct err *e)
 {
+	if (!has_size && offset > file->size)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Offset (%" PRIu64
+			       ") cannot be greater than size of the "
+			       "containing file (%" PRIu64 ")",
+			       offset, file->size);
 	if (!has_size)
-		*size = offset <= file->size ? file->size - offset : 0;
+		*size = file->size - offset;
 	if (!range_fits(offset, *size, file->size))
 		return err_set(e, ERR_GENERIC, 0,
 			       "The sum of offset (%" PRIu64
 			       ") and size (%" PRIu64
-			       ") has to be smaller or equal to the actual "
+			       ") has to be smaller or equal to the  actual "
 			       "size of the containing file (%" PRIu64 ")",
 			       offset, *size, file->size);
-	if (*size % 512)
+	if (has_size && *size % 512)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Specified size is not multiple of 512");
+	/* QEMU rounds up, to a sector of which the file has a part */
+	if (*size % 512)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Specified offset is not multiple of 512 and "
+			       "size is not given");
 	return true;
 }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """blockdev-add, blockdev-del and what is said about nodes."""
 import os
+import re
 import subprocess
 
 import pytest
@@ -56,6 +57,36 @@ def test_raw_over_file_gives_the_window_that_was_asked_for(q, disks, connect):
     with open(path, "rb") as f:
         f.seek((1 << 20) + 4096)
         assert bytes(h.pread(4096, 4096)) == f.read(4096)
+
+
+@pytest.mark.rows("nodes.raw-window")
+def test_window_that_its_file_does_not_have(q, disks):
+    disks.node("base", size=1 << 20)
+    add = lambda **kw: q.error("blockdev-add", driver="raw", node_name="r",
+                               file="base", **kw).desc
+    assert add(offset=1 << 40) == (
+        "Offset (1099511627776) cannot be greater than size of the "
+        "containing file (1048576)")
+    for window in ({"offset": 1 << 20, "size": 512},
+                   {"size": (1 << 20) + 512},
+                   {"offset": 1 << 40, "size": 512}):
+        assert re.fullmatch(
+            r"The sum of offset \(\d+\) and size \(\d+\) has to be smaller "
+            r"or equal to the  actual size of the containing file "
+            r"\(1048576\)", add(**window))
+    assert add(size=1000) == "Specified size is not multiple of 512"
+    assert names(q) == ["base"]
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("nodes.raw-window")
+def test_window_has_a_size_or_begins_at_a_sector(q, disks):
+    """QEMU gives its last sector zeroes for what the file does not have."""
+    disks.node("base", size=1 << 20)
+    raw = {"driver": "raw", "node-name": "r", "file": "base"}
+    assert q.error("blockdev-add", raw, offset=100).desc == \
+        "Specified offset is not multiple of 512 and size is not given"
+    q.cmd("blockdev-add", raw, offset=100, size=1024)
 
 
 @pytest.mark.rows("nodes.inline")

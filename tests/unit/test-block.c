@@ -134,14 +134,14 @@ a_raw_window_must_lie_inside_and_end_on_a_sector(void **s)
 				    SIZE, &b, &e),
 		     &e,
 		     "The sum of offset (512) and size (65536) has to be "
-		     "smaller or equal to the actual size of the containing "
+		     "smaller or equal to the  actual size of the containing "
 		     "file (65536)");
 	assert_fails_with(block_raw_open(&mem_image_new(SIZE)->block,
 					 UINT64_MAX, true, 512, &b, &e),
 			  &e, "has to be smaller");
 	assert_fails_with(block_raw_open(&mem_image_new(SIZE)->block,
 					 SIZE + 512, false, 0, &b, &e),
-			  &e, "has to be smaller");
+			  &e, "Offset (66048) cannot be greater than");
 	assert_fails(block_raw_open(&mem_image_new(SIZE)->block, 0, true, 1000,
 				    &b, &e),
 		     &e, "Specified size is not multiple of 512");
