@@ -22,19 +22,33 @@
 /* --- checks ---------------------------------------------------------------------- */
 
 static bool
-check_description(const struct block_export_options *o, struct err *e)
+check_lengths(const struct block_export_options *o, const char *name,
+	      struct err *e)
 {
 	const char *text = o->u.nbd->description;
 
+	if (strlen(name) > NAME_MAX_BYTES)
+		return err_set(e, ERR_GENERIC, 0, "export name '%s' too long",
+			       name);
 	if (text && strlen(text) > NAME_MAX_BYTES)
 		return err_set(e, ERR_GENERIC, 0, "description '%s' too long",
 			       text);
 	return true;
 }
 
-/* QEMU's checks of one bitmap.  A name alone is looked for on the exported
- * node.
- */
+/* A name alone is looked for on @n and on what it filters or overlays. */
+static const struct bitmap *
+find_bitmap(const struct node *n, const char *name)
+{
+	const struct bitmap *b = NULL;
+
+	for (; n && !b;
+	     n = node_filtered(n) ? node_filtered(n) : n->child[CHILD_BACKING])
+		b = node_bitmap(n, name);
+	return b;
+}
+
+/* QEMU's checks of one bitmap. */
 static bool
 check_bitmap(struct graph *g, const struct export *x,
 	     const struct block_dirty_bitmap_or_str *ref, struct err *e)
@@ -42,7 +56,7 @@ check_bitmap(struct graph *g, const struct export *x,
 	bool local = ref->type == JSON_STRING;
 	const char *name = local ? ref->u.local : ref->u.external->name;
 	const struct bitmap *b =
-		local ? node_bitmap(x->node, name)
+		local ? find_bitmap(x->node, name)
 		      : bitmap_lookup(g, ref->u.external->node, name, e);
 
 	if (local && !b)
@@ -52,7 +66,7 @@ check_bitmap(struct graph *g, const struct export *x,
 		return false;
 	if (!bitmap_check(b, BITMAP_BUSY | BITMAP_INCONSISTENT, e))
 		return false;
-	if (local && !x->options->writable && !x->node->read_only && b->enabled)
+	if (local && !x->options->writable && !b->node->read_only && b->enabled)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Enabled bitmap '%s' incompatible with readonly "
 			       "export",
@@ -109,9 +123,6 @@ check_node(struct graph *g, const struct block_export_options *o,
 static bool
 check_name(struct graph *g, const char *name, struct err *e)
 {
-	if (strlen(name) > NAME_MAX_BYTES)
-		return err_set(e, ERR_GENERIC, 0, "export name '%s' too long",
-			       name);
 	for (const struct export *x = g->exports; x; x = x->next)
 		if (strcmp(x->name, name) == 0)
 			return err_set(e, ERR_GENERIC, 0,
@@ -148,7 +159,7 @@ DEFINE_CLEANUP(struct export, export_free);
 
 bool
 export_new(struct daemon *d, struct block_export_options *options,
-	   struct export **out, struct err *e)
+	   bool recalled, struct export **out, struct err *e)
 {
 	AUTO(export_free) struct export *x = xzalloc(sizeof *x);
 	const struct block_export_options *o = x->options = options;
@@ -156,7 +167,9 @@ export_new(struct daemon *d, struct block_export_options *options,
 	x->name = o->u.nbd->name ? o->u.nbd->name : o->node_name;
 	if (!check_id(d->graph, o, e) || !graph_check_exports(d->graph, e) ||
 	    !check_node(d->graph, o, &x->node, e) ||
-	    !check_name(d->graph, x->name, e) || !check_description(o, e) ||
+	    (!recalled && !guest_server_check(d, e)) ||
+	    !check_lengths(o, x->name, e) ||
+	    !check_name(d->graph, x->name, e) ||
 	    !check_contexts(d->graph, x, e))
 		return false;
 	*out = steal(&x);
@@ -293,12 +306,7 @@ add_begin(struct task *t)
 	struct adding *a = container_of(t, struct adding, settled);
 	struct block_export_options *o = steal(&a->options);
 
-	if (!export_new(a->d, o, &a->x, &a->e)) {
-		add_end(a, &a->e);
-		return;
-	}
-	if (!guest_server_check(a->d, &a->e)) {
-		export_free(a->x);
+	if (!export_new(a->d, o, false, &a->x, &a->e)) {
 		add_end(a, &a->e);
 		return;
 	}

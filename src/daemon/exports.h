@@ -8,10 +8,11 @@
 #include "daemon/graph.h"
 
 /* A new export object for @options (consumed), not in the graph.  Checks the
- * arguments in QEMU's order.
+ * arguments in QEMU's order.  @recalled: it was there before this start, and
+ * the server for guests comes later.
  */
 bool export_new(struct daemon *d, struct block_export_options *options,
-		struct export **out, struct err *e) MUST_CHECK;
+		bool recalled, struct export **out, struct err *e) MUST_CHECK;
 
 /* @options is consumed.  @done is called once, on the loop, not from inside;
  * @e NULL: guests can connect, and the registry knows.

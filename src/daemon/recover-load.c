@@ -223,7 +223,7 @@ restore_exports(struct recovery *r)
 			block_export_options_free(o);
 			continue;
 		}
-		if (export_new(r->d, o, &x, &e)) {
+		if (export_new(r->d, o, true, &x, &e)) {
 			graph_add_export(r->d->graph, x);
 			continue;
 		}

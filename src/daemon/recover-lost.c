@@ -129,7 +129,7 @@ restore_export(struct recovery *r, const struct block_export_options *o)
 	if (!graph_node(r->d->graph, o->node_name) ||
 	    graph_export(r->d->graph, o->id))
 		return;
-	if (!export_new(r->d, block_export_options_clone(o), &x, &e)) {
+	if (!export_new(r->d, block_export_options_clone(o), true, &x, &e)) {
 		log_error("export '%s' is not brought back: %s", o->id, e.msg);
 		return;
 	}

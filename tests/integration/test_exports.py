@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from stillpoint_test import qcow2
 from stillpoint_test.qmp import backup
 
 nbd = pytest.importorskip("nbd")
@@ -278,6 +279,28 @@ def test_bitmap_of_an_export_is_looked_for_first(q, disks):
     assert add_error(q, bitmaps=["b"]).desc == \
         "Enabled bitmap 'b' incompatible with readonly export"
     assert q.cmd("query-block-exports") == []
+
+
+@pytest.mark.rows("exports.add-bitmap-enabled", "error.70.enabled")
+def test_bitmap_of_an_export_is_looked_for_below_too(q, disks, dir):
+    disks.node("disk0")
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="b")
+    p = qcow2.create(os.path.join(dir, "top.qcow2"), disks.size)
+    q.cmd("blockdev-add", qcow2.blockdev(p, "top", backing="disk0"))
+    assert add_error(q, node_name="top", bitmaps=["b"]).desc == \
+        "Enabled bitmap 'b' incompatible with readonly export"
+    assert add_error(q, node_name="top", bitmaps=["zz"]).desc == \
+        "Bitmap 'zz' is not found"
+
+
+@pytest.mark.rows("exports.add-name-used", "exports.add-description")
+def test_lengths_are_looked_at_before_names(q, disks):
+    disks.node("disk0")
+    disks.export("disk0")
+    assert add_error(q, description="d" * 4097).desc.startswith(
+        "description 'ddd")
+    assert add_error(q, bitmaps=["zz"]).desc == \
+        "NBD server already has export named 'disk0'"
 
 
 @pytest.mark.needs("stillpoint")

@@ -70,8 +70,12 @@ def test_guest_server_rule_1_a_qemu_script_starts_the_server_first(
         k, dir, connect):
     where = os.path.join(dir, "guests.sock")
     node(k, dir)
-    e = k.error("block-export-add", type="nbd", id="e", node_name="n0")
-    assert e.desc == "NBD server not running"
+    for more in ({}, {"name": "n" * 4097}, {"bitmaps": ["zz"]}):
+        e = k.error("block-export-add", type="nbd", id="e", node_name="n0",
+                    **more)
+        assert e.desc == "NBD server not running"
+    e = k.error("block-export-add", type="nbd", id="e", node_name="zz")
+    assert e.desc == "Cannot find device='' nor node-name='zz'"
     assert k.cmd("nbd-server-start", addr=unix(where)) == {}
     add(k)
     h = connect(uri(where))

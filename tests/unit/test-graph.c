@@ -75,7 +75,7 @@ try_export(struct daemon *d, unsigned number, struct err *e)
 	o->node_name = xstrdup("n0");
 	o->u.nbd = xzalloc(sizeof *o->u.nbd);
 	o->u.nbd->name = xstrdup(o->id);
-	if (!export_new(d, o, &x, e))
+	if (!export_new(d, o, true, &x, e))
 		return false;
 	graph_add_export(d->graph, x);
 	return true;
