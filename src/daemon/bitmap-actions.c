@@ -69,9 +69,6 @@ default_granularity(const struct node *n)
 static bool
 add_check(struct node *n, const struct block_dirty_bitmap_add *a, struct err *e)
 {
-	if (!a->name[0])
-		return err_set(e, ERR_GENERIC, 0,
-			       "Bitmap name cannot be empty");
 	if (a->has_granularity && (!is_pow2(a->granularity) ||
 				   a->granularity < EPOCH_MIN_GRANULARITY))
 		return err_set(e, ERR_GENERIC, 0,
@@ -101,6 +98,9 @@ action_bitmap_add(struct transaction *t, const struct block_dirty_bitmap_add *a,
 	struct node_cut *c;
 	struct bitmap *b;
 
+	if (!a->name[0])
+		return err_set(e, ERR_GENERIC, 0,
+			       "Bitmap name cannot be empty");
 	if (!n)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Cannot find device='%s' nor node-name='%s'",

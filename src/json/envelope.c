@@ -30,15 +30,31 @@ class_find(const char *name)
 }
 
 static bool
-request_member(struct qmp_request *out, const char *name,
+take_command(struct qmp_request *out, const struct json *value, struct err *e)
+{
+	size_t len;
+
+	if (json_type(value) != JSON_STRING)
+		return err_set(e, ERR_GENERIC, 0,
+			       "QMP input member 'execute' must be a string");
+	out->command = json_get_string(value, &len);
+	/* no command's name has a NUL in it; this is how one is shown */
+	return strlen(out->command) == len ||
+	       err_set(e, ERR_COMMAND_NOT_FOUND, 0,
+		       "The command %s\xC0\x80%s has not been found",
+		       out->command, out->command + strlen(out->command) + 1);
+}
+
+static bool
+request_member(struct qmp_request *out, const char *name, size_t len,
 	       const struct json *value, struct err *e)
 {
+	if (strlen(name) != len)
+		return err_set(e, ERR_GENERIC, 0,
+			       "QMP input member '%s\xC0\x80%s' is unexpected",
+			       name, name + strlen(name) + 1);
 	if (strcmp(name, "execute") == 0) {
-		if (json_type(value) != JSON_STRING)
-			return err_set(e, ERR_GENERIC, 0,
-				       "QMP input member 'execute' must be a "
-				       "string");
-		out->command = json_get_string(value, NULL);
+		return take_command(out, value, e);
 	} else if (strcmp(name, "arguments") == 0) {
 		if (json_type(value) != JSON_OBJECT)
 			return err_set(e, ERR_GENERIC, 0,
@@ -55,17 +71,19 @@ request_member(struct qmp_request *out, const char *name,
 bool
 qmp_request_parse(const struct json *j, struct qmp_request *out, struct err *e)
 {
-	size_t i;
+	const char *name;
+	size_t i, len;
 
 	memset(out, 0, sizeof *out);
 	if (json_type(j) != JSON_OBJECT)
 		return err_set(e, ERR_GENERIC, 0,
 			       "QMP input must be a JSON object");
 	out->id = json_lookup(j, "id");
-	for (i = 0; i < json_count(j); i++)
-		if (!request_member(out, json_name_at(j, i, NULL),
-				    json_at(j, i), e))
+	for (i = 0; i < json_count(j); i++) {
+		name = json_name_at(j, i, &len);
+		if (!request_member(out, name, len, json_at(j, i), e))
 			return false;
+	}
 	if (!out->command)
 		return err_set(e, ERR_GENERIC, 0,
 			       "QMP input lacks member 'execute'");

@@ -260,6 +260,8 @@ def test_unknown_bitmap_and_node_are_named(q, disk, command):
                   "error.15")
 def test_bad_names_are_refused(q, disk):
     add(q)
+    assert q.error("block-dirty-bitmap-add", node="none", name="").desc == \
+        "Bitmap name cannot be empty"
     for name, desc in [("b", "Bitmap already exists: b"),
                        ("", "Bitmap name cannot be empty"),
                        ("n" * 1024, "Bitmap name too long: " + "n" * 1024)]:

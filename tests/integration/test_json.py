@@ -220,6 +220,15 @@ def test_nul_is_accepted_in_both_forms(q):
     assert echo(q, b'"a\xc0\x80b"') == rb'"a\u0000b"'
 
 
+@pytest.mark.rows("protocol.input-nul", "protocol.request-unknown")
+def test_name_with_a_nul_is_another_name(q):
+    e = q.error("query-version\0")
+    assert (e.cls, e.desc) == (
+        "CommandNotFound", "The command query-version\0 has not been found")
+    assert q.exchange("query-version", **{"execute\0": "x"})["error"][
+        "desc"] == "QMP input member 'execute\0' is unexpected"
+
+
 @pytest.mark.rows("protocol.json-expecting-value", "protocol.json-strict")
 @pytest.mark.parametrize("data, desc", [
     (b":", "JSON parse error, expecting value"),
