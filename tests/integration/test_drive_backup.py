@@ -159,7 +159,8 @@ REFUSED = [
 
 
 @pytest.mark.needs("stillpoint")            # QEMU leaves the file behind
-@pytest.mark.rows("drive.validate-first", "drive.format")
+@pytest.mark.rows("drive.validate-first", "drive.format", "error.62.format",
+                  "error.62.backing")
 @pytest.mark.parametrize("change, desc", REFUSED,
                          ids=[str(c) for c, _ in REFUSED])
 def test_refused_command_makes_no_file(q, disks, dir, out, change, desc):

@@ -96,6 +96,16 @@ def test_limits_can_be_changed_while_a_guest_waits(q, disks, connect):
     assert seconds(reads, h, 61) >= 0.4
 
 
+@pytest.mark.rows("protocol.class-device-not-found")
+def test_path_that_leads_nowhere_is_a_device_not_found(q):
+    for path in ("/objects/tg9", "tg9", "/machine/none"):
+        where = {"path": path, "property": "limits"}
+        for e in (q.error("qom-get", where),
+                  q.error("qom-set", where, value={})):
+            assert (e.cls, e.desc) == ("DeviceNotFound",
+                                       "Device '%s' not found" % path)
+
+
 @pytest.mark.needs("stillpoint")
 def test_cut_does_not_wait_for_a_guest_that_is_delayed(q, disks, connect):
     q.cmd("object-add", dict(GROUP, limits={"iops-total": 1}))
