@@ -513,14 +513,6 @@ link_node_resize(struct link_call *call,
 }
 
 bool
-link_nodes_reopen(struct link_call *call,
-		  const struct link_nodes_reopen_args *arg, struct err *e)
-{
-	return change_options(server_table(call->server), &arg->nodes,
-			      &call->msg, arg->timeout_ms, e);
-}
-
-bool
 link_node_threshold(struct link_call *call,
 		    const struct link_node_threshold_args *arg, struct err *e)
 {

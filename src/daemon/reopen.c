@@ -45,6 +45,7 @@ struct reopening {
 	struct work work;
 	struct plane_request r;
 	bool taking; /* the stores that are carried out now are takes */
+	bool registered; /* the registry has what the data plane is asked for */
 	struct err e;
 };
 
@@ -58,6 +59,17 @@ cannot_change(const char *option, const char *member, struct err *e)
 {
 	return err_set(e, ERR_GENERIC, 0, "Cannot change the option '%s%s'",
 		       option, member);
+}
+
+/* @n or what it stands on has tables, which must not be open twice. */
+static bool
+has_tables(const struct node *n)
+{
+	bool found = n->qcow2 != NULL;
+
+	for (int i = 0; i < CHILD_ROLES && !found; i++)
+		found = n->child[i] && has_tables(n->child[i]);
+	return found;
 }
 
 /* Nobody has read, or is going to read, what is below @n as it is now. */
@@ -76,10 +88,11 @@ link_check(const struct reopening *r, const struct node *n,
 				       "'%s'",
 				       child_role_str(role), n->name,
 				       old ? old->name : to->name);
-		if (t->in_plane)
+		if (t->in_plane && (has_tables(t) || (to && has_tables(to))))
 			return err_set(e, ERR_GENERIC, 0,
 				       "Node '%s' is busy: its %s child can be "
-				       "replaced only while no guest uses it",
+				       "replaced only while no guest uses it, "
+				       "or where no image is in qcow2 format",
 				       n->name, child_role_str(role));
 	}
 	return true;
@@ -382,12 +395,25 @@ run_back(struct work *w)
 }
 
 static void
+unregistered(void *opaque, const struct err *e)
+{
+	struct reopening *r = opaque;
+	struct err why = r->e;
+
+	if (e)
+		log_error("blockdev-reopen: %s", e->msg);
+	end(r, &why);
+}
+
+static void
 back_done(struct work *w)
 {
 	struct reopening *r = container_of(w, struct reopening, work);
-	struct err e = r->e;
 
-	end(r, &e);
+	if (r->registered)
+		registry_save(r->d->registry, unregistered, r);
+	else
+		unregistered(r, NULL);
 }
 
 /* It failed; nodes are what they were. */
@@ -453,7 +479,8 @@ on_reopened(struct plane_request *pr, const struct json *ret,
 
 	(void)ret;
 	(void)msg;
-	if (!e) {
+	/* one that is gone may have done it, and the next one will */
+	if (!e || !plane_is_up(r->d->plane)) {
 		stores_finish(r);
 		PARK("reopen.done");
 		registry_save(r->d->registry, saved, r);
@@ -524,23 +551,31 @@ layers_check(const struct reopening *r, struct err *e)
 	return true;
 }
 
+static bool
+any_in_plane(const struct reopening *r)
+{
+	for (const struct node *n = r->d->graph->nodes; n; n = n->next)
+		if (n->in_plane && concerned(r, n))
+			return true;
+	return false;
+}
+
 static void
-ask_plane(struct reopening *r)
+ask_plane(void *opaque, const struct err *e)
 {
 	struct link_nodes_reopen_args arg = { .timeout_ms = TIMEOUT_MS };
+	struct reopening *r = opaque;
 	int fds[LINK_MAX_FDS];
 	unsigned nfds = 0;
 	struct json_out o;
 
-	exchange_all(r);
-	if (!layers_check(r, &r->e) ||
-	    !describe_tops(r, &arg.nodes, fds, &nfds, &r->e)) {
+	PARK("reopen.registered");
+	r->registered = !e;
+	if (e)
+		r->e = *e;
+	if (e || !describe_tops(r, &arg.nodes, fds, &nfds, &r->e)) {
 		link_node_image_list_clear(&arg.nodes);
 		undo(r);
-		return;
-	}
-	if (!arg.nodes.n) {
-		plan_takes(r);
 		return;
 	}
 	r->r.done = on_reopened;
@@ -548,6 +583,21 @@ ask_plane(struct reopening *r)
 	link_put_nodes_reopen(&o, &arg);
 	link_node_image_list_clear(&arg.nodes);
 	plane_ask(r->d->plane, &r->r, &o, fds, nfds);
+}
+
+/* The registry knows of it before the data plane does: what guests write to
+ * other images is not lost when stillpointd dies.
+ */
+static void
+carry_out(struct reopening *r)
+{
+	exchange_all(r);
+	if (!layers_check(r, &r->e))
+		undo(r);
+	else if (any_in_plane(r))
+		registry_save(r->d->registry, ask_plane, r);
+	else
+		plan_takes(r);
 }
 
 /* --- checking and opening (worker) ---------------------------------------------------- */
@@ -654,6 +704,28 @@ is_file_of_format(const struct reopening *r, const struct node *n)
 	return p && p->qcow2 && role != CHILD_BACKING;
 }
 
+/* What guests were told of @c->node stays true with its new children. */
+static bool
+guests_check(const struct reopening *r, const struct change *c, struct err *e)
+{
+	const struct node *n = c->node;
+
+	if (!in_plane(r->d->graph, n) ||
+	    memcmp(c->child, n->child, sizeof c->child) == 0)
+		return true;
+	if (c->size != n->size)
+		return err_set(e, ERR_GENERIC, 0,
+			       "Node '%s' is busy: its size can be changed "
+			       "only while no guest uses it",
+			       n->name);
+	for (int i = 0; i < CHILD_ROLES; i++)
+		if (c->child[i] && read_only_then(r, c->child[i]) &&
+		    is_written(r->d->graph, n))
+			return err_set(e, ERR_GENERIC, 0,
+				       "Block node is read-only");
+	return true;
+}
+
 static bool
 change_check(const struct reopening *r, struct change *c, struct err *e)
 {
@@ -662,7 +734,7 @@ change_check(const struct reopening *r, struct change *c, struct err *e)
 		     (n->options->driver == BLOCKDEV_DRIVER_RAW &&
 		      n->options->u.raw->offset != c->options->u.raw->offset);
 
-	if (!children_check(r, c, e))
+	if (!children_check(r, c, e) || !guests_check(r, c, e))
 		return false;
 	if (c->read_only && !n->read_only && is_written(r->d->graph, n) &&
 	    !parent_follows(r, n))
@@ -693,13 +765,11 @@ bitmaps_check(const struct reopening *r, const struct change *c, struct err *e)
 	for (const struct bitmap *b = c->node->bitmaps; b; b = b->next)
 		if (b->persistent && !bitmap_check(b, BITMAP_BUSY, e))
 			return false;
-	for (const struct node *n = r->d->graph->nodes; n; n = n->next)
-		if (n->in_plane && concerned(r, n))
-			return err_set(e, ERR_GENERIC, 0,
-				       "Change 'read-only' of node '%s' in a "
-				       "command without nodes that guests use",
-				       c->node->name);
-	return true;
+	return !any_in_plane(r) ||
+	       err_set(e, ERR_GENERIC, 0,
+		       "Change 'read-only' of node '%s' in a command without "
+		       "nodes that guests use",
+		       c->node->name);
 }
 
 static void
@@ -710,7 +780,7 @@ on_stored(struct work *w)
 	if (err_is_set(&r->e))
 		give_up(r);
 	else
-		ask_plane(r);
+		carry_out(r);
 }
 
 static void

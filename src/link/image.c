@@ -284,21 +284,49 @@ is_same(const struct link_image *i, const struct block *b)
 }
 
 bool
-link_image_fits(const struct link_image *i, const struct link_msg *msg,
-		struct block *b, struct err *e)
+link_image_is(const struct link_image *i, const struct block *b)
 {
 	const struct link_image *c;
 	unsigned k = 0;
-	bool ok;
+	bool ok = is_same(i, b);
 
-	if (!is_same(i, b))
+	for (; ok && (c = below(i, k)); k++)
+		ok = block_child(b, k) && link_image_is(c, block_child(b, k));
+	return ok && !block_child(b, k);
+}
+
+bool
+link_image_has_tables(const struct link_image *i)
+{
+	const struct link_image *c;
+	bool found = i->driver == LINK_DRIVER_QCOW2;
+
+	for (unsigned k = 0; !found && (c = below(i, k)); k++)
+		found = link_image_has_tables(c);
+	return found;
+}
+
+/* It is. */
+static bool
+options_fit(const struct link_image *i, const struct link_msg *msg,
+	    struct block *b, struct err *e)
+{
+	const struct link_image *c;
+	bool ok = driver_fits(i, msg, b, e);
+
+	for (unsigned k = 0; ok && (c = below(i, k)); k++)
+		ok = options_fit(c, msg, block_child(b, k), e);
+	return ok;
+}
+
+bool
+link_image_fits(const struct link_image *i, const struct link_msg *msg,
+		struct block *b, struct err *e)
+{
+	if (!link_image_is(i, b))
 		return err_set(e, ERR_GENERIC, 0,
 			       "node '%s' is not what it was", i->node);
-	ok = driver_fits(i, msg, b, e);
-	for (; ok && (c = below(i, k)); k++)
-		ok = block_child(b, k) &&
-		     link_image_fits(c, msg, block_child(b, k), e);
-	return ok;
+	return options_fit(i, msg, b, e);
 }
 
 static void

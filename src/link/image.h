@@ -14,7 +14,13 @@
 bool link_image_open(const struct link_image *i, struct link_msg *msg,
 		     struct block **out, struct err *e) MUST_CHECK;
 
-/* Is @b made of the images that @i describes, and can it get their options?
+/* Is @b made of the images that @i describes? */
+bool link_image_is(const struct link_image *i, const struct block *b);
+
+/* Has one of the images tables in memory while it is open (qcow2)? */
+bool link_image_has_tables(const struct link_image *i);
+
+/* Is it, and can it get their options?
  * @msg: the message with the descriptors.  Makes what link_image_apply needs.
  */
 bool link_image_fits(const struct link_image *i, const struct link_msg *msg,

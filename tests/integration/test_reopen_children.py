@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """blockdev-reopen: other children, throttle groups and formats' options."""
 import os
+import threading
 import time
 
 import pytest
 
 from stillpoint_test import guest, qcow2
-from stillpoint_test.qmp import backup
+from stillpoint_test.qmp import QmpClosed, backup
 
 M = 1 << 20
 SIZE = 4 * M
@@ -130,9 +131,144 @@ def test_what_a_guest_uses_keeps_its_children(q, disks, raw_node, top):
     disks.export("top")
     assert refused(q, top) == \
         "Node 'top' is busy: its backing child can be replaced only while " \
-        "no guest uses it"
+        "no guest uses it, or where no image is in qcow2 format"
     reopen(q, dict(top, backing="a", discard="unmap"))
     assert node(q, "top")["backing_file_depth"] == 1
+
+
+RAW = {"driver": "raw", "node-name": "r", "file": "a"}
+
+
+@pytest.fixture
+def served(q, disks, connect, raw_node):
+    """A guest of a raw node over a; b is another disk."""
+    raw_node("a", 1)
+    raw_node("b", 2)
+    q.cmd("blockdev-add", RAW)
+    disks.export("r")
+    return connect(disks.uri("r"))
+
+
+def content(path, at):
+    with open(path, "rb") as f:
+        f.seek(at)
+        return f.read(512)
+
+
+@pytest.mark.rows("nodes.reopen-children", "nodes.reopen-guests")
+def test_file_is_replaced_under_a_guest(q, path, served):
+    q.cmd("block-dirty-bitmap-add", node="r", name="b0")
+    served.pwrite(b"\5" * 512, 0)
+    reopen(q, dict(RAW, file="b"))
+    assert bytes(served.pread(512, 0)) == b"\2" * 512
+    served.pwrite(b"\6" * 512, M)
+    served.flush()
+    assert content(path("a"), 0) == b"\5" * 512
+    assert content(path("a"), M) == b"\1" * 512
+    assert content(path("b"), 0) == b"\2" * 512
+    assert content(path("b"), M) == b"\6" * 512
+    assert q.bitmap("r", "b0")["count"] == 2 * 65536
+    q.cmd("blockdev-del", node_name="a")
+    # nobody has it open or locked any more
+    qcow2.io(path("a"), "write -P 7 0 512", fmt="raw")
+
+
+@pytest.mark.rows("nodes.reopen-guests")
+def test_requests_go_on_while_the_file_is_replaced(q, disks, connect, served):
+    stop = threading.Event()
+    failed = []
+
+    def work(byte):
+        h = connect(disks.uri("r"))
+        try:
+            while not stop.is_set():
+                h.pwrite(bytes([byte]) * 4096, byte * 4096)
+                if bytes(h.pread(4096, byte * 4096))[0] not in (1, 2, byte):
+                    failed.append(byte)
+        except Exception as e:
+            failed.append(e)
+    workers = [threading.Thread(target=work, args=(9 + i,)) for i in range(4)]
+    for w in workers:
+        w.start()
+    for i in range(20):
+        reopen(q, dict(RAW, file="ba"[i % 2]))
+    stop.set()
+    for w in workers:
+        w.join()
+    assert failed == []
+
+
+@pytest.mark.rows("nodes.reopen-throttle")
+def test_filter_with_limits_is_put_below_a_guest(q, disks, connect, served):
+    q.cmd("object-add", {"qom-type": "throttle-group", "id": "slow",
+                         "limits": {"iops-total": 100}})
+    q.cmd("blockdev-add", {"driver": "throttle", "node-name": "t",
+                           "file": "b", "throttle-group": "slow"})
+    reopen(q, dict(RAW, file="t"))
+    seconds(served, 20)
+    assert seconds(served, 61) >= 0.4
+    reopen(q, RAW)
+    assert seconds(served, 61) < 0.4
+    q.cmd("blockdev-del", node_name="t")
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("nodes.reopen-children")
+def test_guest_keeps_the_size_that_it_was_told(server, q, disks, connect,
+                                               raw_node, served):
+    raw_node("big", 3, 2 * SIZE)
+    raw_node("ro", 4, **{"read-only": True})
+    assert refused(q, dict(RAW, file="big")) == \
+        "Node 'r' is busy: its size can be changed only while no guest uses it"
+    assert refused(q, dict(RAW, file="ro")) == "Block node is read-only"
+    served.pwrite(b"\5" * 512, 0)
+    assert bytes(served.pread(512, 512)) == b"\1" * 512
+    q.cmd("blockdev-del", node_name="big")
+    server.stop()
+    server.start()      # and that is what was written down
+    assert bytes(connect(disks.uri("r")).pread(512, 512)) == b"\1" * 512
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("nodes.reopen-guests")
+@pytest.mark.parametrize("place", ["reopen.registered", "reopen.done"])
+def test_daemon_dies_while_a_file_is_replaced(server, q, path, disks, connect,
+                                              served, place):
+    server.stop()
+    server.extra = ["--keep-nbdkit"]
+    server.start(STILLPOINT_KILL_AT=place)
+    h = connect(disks.uri("r"))
+    with pytest.raises(QmpClosed):
+        reopen(server.qmp(), dict(RAW, file="b"))
+    server.child.wait(10)
+    server.close_clients()
+    h.pwrite(b"\5" * 512, 0)        # to one of them
+    server.start()
+    q = server.qmp()
+    assert bytes(connect(disks.uri("r")).pread(512, M)) == b"\2" * 512
+    h.pwrite(b"\6" * 512, 2 * M)
+    assert content(path("b"), 2 * M) == b"\6" * 512
+    q.cmd("blockdev-del", node_name="a")
+
+
+@pytest.mark.needs("stillpoint")
+@pytest.mark.rows("nodes.reopen-guests")
+@pytest.mark.parametrize("place", ["reopen.opening", "change.closed",
+                                   "change.applied"])
+def test_data_plane_dies_while_a_file_is_replaced(server, q, path, disks,
+                                                  connect, served, place):
+    """Nobody knows whether it did it: it is done by the next one."""
+    server.stop()
+    server.start(STILLPOINT_KILL_AT=place)
+    q = server.qmp()
+    old = server.nbdkit_pid()
+    reopen(q, dict(RAW, file="b"))
+    server.wait_new_nbdkit(old)
+    h = connect(disks.uri("r"))
+    assert bytes(h.pread(512, 0)) == b"\2" * 512
+    h.pwrite(b"\6" * 512, 0)
+    assert content(path("b"), 0) == b"\6" * 512
+    q.cmd("blockdev-del", node_name="a")
 
 
 @pytest.mark.needs("stillpoint")

@@ -347,15 +347,26 @@ MUTATIONS = [
       ('static bool\nwait_empty', '__attribute__((unused)) static bool\nwait_empty')],
      'change', 'rule_1_a_change_waits_for_the_requests_of_guests'),
     ('change.h rule 2', CHANGE,
-     [('\tif (!check_all(t, l, msg, e))\n\t\treturn false;\n',
+     [('\tif (!check_all(t, l, images, msg, e))\n\t\treturn false;\n',
        '\tfor (size_t i = 0; i < l->n && table_node(t, l->v[i]->node); i++)\n'
        '\t\tlink_image_apply(l->v[i]->image, msg,\n'
        '\t\t\t\t table_node(t, l->v[i]->node)->image);\n'
-       '\tif (!check_all(t, l, msg, e))\n\t\treturn false;\n')],
+       '\tif (!check_all(t, l, images, msg, e))\n\t\treturn false;\n')],
      'change', 'rule_2_all_nodes_change_or_none'),
     ('change.h rule 3', CHANGE,
      [('\tif (n->views) /* rule 3 */', '\tif (false)')],
      'change', 'rule_3_a_node_with_a_view_keeps_its_size'),
+    ('change.h rule 4, views', CHANGE,
+     [('\tif (n->views || n->flushing)\n', '\tif (false)\n')],
+     'change', 'rule_4_a_node_gets_images_of_its_kind'),
+    ('change.h rule 4, its size', CHANGE,
+     [('\tif (b->size != n->image->size)\n', '\tif (false)\n')],
+     'change', 'rule_4_a_node_gets_images_of_its_kind'),
+    ('change.h rule 4, tables', CHANGE,
+     [('\tif (*wants && (has_tables(n->image) || '
+       'link_image_has_tables(i->image)))\n',
+       '\tif (false && has_tables(n->image))\n')],
+     'change', 'rule_4_a_node_gets_images_of_its_kind'),
     ('stats.h rule 1', STATS,
      [('\tadd(&s->shard[ticket].of[kind].ops, 1);\n',
        '\tadd(&s->shard[ticket].of[kind].ops, 2);\n')],
