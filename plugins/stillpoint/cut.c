@@ -70,14 +70,35 @@ apply(struct cut_part *p)
 	p->views = NULL;
 }
 
+/* Wait for the writes that are in flight while all gates are open, so that one
+ * that hangs holds up nobody else.  On failure *stuck is its node.
+ */
+static bool
+let_old_writes_end(struct cut *c, uint64_t end, struct node **stuck)
+{
+	static const struct timespec moment = { .tv_nsec = 100000 };
+
+	for (struct cut_part *p = c->parts; p; p = p->next)
+		gate_turn(&p->node->gate);
+	for (struct cut_part *p = c->parts; p; p = p->next) {
+		*stuck = p->node;
+		while (!gate_has_turned(&p->node->gate)) {
+			PARK("cut.old-writes");
+			if (now_ns() >= end)
+				return false;
+			(void)nanosleep(&moment, NULL);
+		}
+	}
+	PARK("cut.turned");
+	return true;
+}
+
 /* Close every gate first and wait after that.  On failure *stuck is the node
  * with the write that did not end.
  */
 static bool
-close_all(struct cut *c, unsigned ms, struct node **stuck)
+close_all(struct cut *c, uint64_t end, struct node **stuck)
 {
-	uint64_t end = now_ns() + (uint64_t)ms * 1000000;
-
 	for (struct cut_part *p = c->parts; p; p = p->next) {
 		p->closed_ns = now_ns();
 		gate_close(&p->node->gate);
@@ -105,13 +126,27 @@ record(struct cut_stats *s, uint64_t ns)
 	s->max_closed_ns = max_u64(s->max_closed_ns, ns);
 }
 
+static bool
+stuck_set(struct err *e, const struct node *n, unsigned ms)
+{
+	return err_set(e, ERR_GENERIC, 0,
+		       "a write to node '%s' has been in flight for more than "
+		       "%u ms",
+		       n->name, ms);
+}
+
 bool
 cut_commit(struct cut *c, unsigned ms, struct cut_stats *stats,
 	   uint64_t *closed_ns, struct err *e)
 {
+	uint64_t end = now_ns() + (uint64_t)ms * 1000000;
 	struct node *stuck = NULL;
-	bool ok = close_all(c, ms, &stuck);
+	bool ok;
 
+	*closed_ns = 0;
+	if (!let_old_writes_end(c, end, &stuck))
+		return stuck_set(e, stuck, ms);
+	ok = close_all(c, end, &stuck);
 	if (ok)
 		for (struct cut_part *p = c->parts; p; p = p->next)
 			apply(p);
@@ -121,16 +156,12 @@ cut_commit(struct cut *c, unsigned ms, struct cut_stats *stats,
 		p->closed_ns = now_ns() - p->closed_ns;
 	}
 	PARK("cut.opened");
-	*closed_ns = 0;
 	for (struct cut_part *p = c->parts; p; p = p->next) {
 		record(stats, p->closed_ns);
 		*closed_ns = max_u64(*closed_ns, p->closed_ns);
 	}
 	if (!ok)
-		return err_set(e, ERR_GENERIC, 0,
-			       "a write to node '%s' has been in flight for "
-			       "more than %u ms",
-			       stuck->name, ms);
+		return stuck_set(e, stuck, ms);
 	stats->cuts++;
 	cut_clear(c);
 	return true;

@@ -6,6 +6,11 @@
  * stillpointd while a gate is closed, and for guests' writes in flight no
  * longer than it was told to.
  *
+ * Rules:
+ * 1. A write that hangs when the cut is asked for holds up no other write, of
+ *    its disk or another: gates close only when all writes of before have
+ *    ended.
+ *
  * Link thread only.
  */
 #ifndef PLUGIN_CUT_H

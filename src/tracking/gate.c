@@ -15,8 +15,10 @@ void
 gate_init(struct gate *g)
 {
 	for (unsigned i = 0; i < GATE_SHARDS; i++)
-		atomic_init(&g->shard[i].inside, 0);
+		for (unsigned side = 0; side < 2; side++)
+			atomic_init(&g->shard[i].inside[side], 0);
 	atomic_init(&g->closed, false);
+	atomic_init(&g->side, 0);
 	mtx_init(&g->lock, LOCK_GATE);
 	cond_init(&g->changed);
 }
@@ -28,10 +30,17 @@ gate_destroy(struct gate *g)
 	mtx_destroy(&g->lock);
 }
 
-static void
-step_back(struct gate *g, unsigned shard)
+/* A ticket is a shard and a side of it. */
+static _Atomic uint32_t *
+counter(struct gate *g, unsigned ticket)
 {
-	atomic_fetch_sub(&g->shard[shard].inside, 1);
+	return &g->shard[ticket / 2].inside[ticket % 2];
+}
+
+static void
+step_back(struct gate *g, unsigned ticket)
+{
+	atomic_fetch_sub(counter(g, ticket), 1);
 	if (unlikely(atomic_load(&g->closed))) {
 		mtx_lock(&g->lock);
 		(void)pthread_cond_broadcast(&g->changed);
@@ -45,13 +54,17 @@ gate_enter(struct gate *g)
 	if (unlikely(my_shard == GATE_SHARDS))
 		my_shard = atomic_fetch_add(&next_shard, 1) % GATE_SHARDS;
 	for (;;) {
-		atomic_fetch_add(&g->shard[my_shard].inside, 1);
+		unsigned ticket =
+			my_shard * 2 +
+			atomic_load_explicit(&g->side, memory_order_relaxed);
+
+		atomic_fetch_add(counter(g, ticket), 1);
 		/* Sequentially consistent: either we see the gate closed, or
 		 * the closer sees us inside.
 		 */
 		if (likely(!atomic_load(&g->closed)))
-			return my_shard;
-		step_back(g, my_shard);
+			return ticket;
+		step_back(g, ticket);
 		PARK("gate.wait");
 		mtx_lock(&g->lock);
 		while (atomic_load(&g->closed))
@@ -66,6 +79,27 @@ gate_leave(struct gate *g, unsigned ticket)
 	step_back(g, ticket);
 }
 
+static bool
+side_is_empty(struct gate *g, unsigned side)
+{
+	for (unsigned i = 0; i < GATE_SHARDS; i++)
+		if (atomic_load(&g->shard[i].inside[side]))
+			return false;
+	return true;
+}
+
+void
+gate_turn(struct gate *g)
+{
+	atomic_fetch_xor(&g->side, 1);
+}
+
+bool
+gate_has_turned(struct gate *g)
+{
+	return side_is_empty(g, !atomic_load(&g->side));
+}
+
 void
 gate_close(struct gate *g)
 {
@@ -77,10 +111,7 @@ gate_close(struct gate *g)
 static bool
 empty(struct gate *g)
 {
-	for (unsigned i = 0; i < GATE_SHARDS; i++)
-		if (atomic_load(&g->shard[i].inside))
-			return false;
-	return true;
+	return side_is_empty(g, 0) && side_is_empty(g, 1);
 }
 
 static uint64_t

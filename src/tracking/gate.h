@@ -8,6 +8,10 @@
  *    leave, and none gets in before gate_open().
  * 3. Gates of many nodes are closed first and waited for after that, so that
  *    they share one instant.
+ * 4. What is inside is counted on one of two sides, and gate_turn() changes
+ *    the side for those who come.  So one can wait for the writes of before
+ *    while the gate is open.  This is only to learn whether some write hangs;
+ *    rule 2 does not rely on it.
  *
  * Any thread.  One closer at a time for each gate.
  */
@@ -25,9 +29,10 @@
 /* Embedded in a node.  Fields are gate.c's only. */
 struct gate {
 	struct {
-		_Alignas(64) _Atomic uint32_t inside;
+		_Alignas(64) _Atomic uint32_t inside[2]; /* by side */
 	} shard[GATE_SHARDS];
 	_Alignas(64) _Atomic bool closed;
+	_Atomic unsigned side; /* 0 or 1 */
 	struct mtx lock; /* LOCK_GATE: sleepers of both kinds */
 	pthread_cond_t changed;
 };
@@ -40,6 +45,11 @@ void gate_destroy(struct gate *g);
  */
 unsigned gate_enter(struct gate *g);
 void gate_leave(struct gate *g, unsigned ticket);
+
+/* The gate may be open or closed. */
+void gate_turn(struct gate *g);
+/* Has every write left that entered before the last gate_turn? */
+bool gate_has_turned(struct gate *g);
 
 void gate_close(struct gate *g);
 /* False: after @ms milliseconds some write was still inside. */

@@ -125,6 +125,54 @@ rule_2_a_close_waits_for_the_write_inside(void **s)
 	step_end();
 }
 
+static void
+rule_2_writes_of_either_side_are_waited_for(void **s)
+{
+	(void)s;
+	for (int side = 0; side < 2; side++) {
+		struct gate g;
+		struct crossing c;
+		struct actor a;
+
+		gate_init(&g);
+		if (side)
+			gate_turn(&g);
+		start_inside(&a, &c, &g);
+		gate_turn(&g);
+		gate_close(&g);
+		assert_false(gate_wait_empty(&g, 20));
+		atomic_store(&c.leave, true);
+		assert_true(gate_wait_empty(&g, 10000));
+		gate_open(&g);
+		actor_join(&a);
+		gate_destroy(&g);
+	}
+}
+
+static void
+rule_4_writes_of_before_the_turn_are_told_from_later_ones(void **s)
+{
+	struct gate g;
+	struct crossing before, after;
+	struct actor a, b;
+
+	(void)s;
+	gate_init(&g);
+	start_inside(&a, &before, &g);
+	gate_turn(&g);
+	start_inside(&b, &after, &g); /* it is open */
+	assert_false(gate_has_turned(&g));
+	atomic_store(&before.leave, true);
+	actor_join(&a);
+	assert_true(gate_has_turned(&g));
+	gate_turn(&g); /* now the other one is of before */
+	assert_false(gate_has_turned(&g));
+	atomic_store(&after.leave, true);
+	actor_join(&b);
+	assert_true(gate_has_turned(&g));
+	gate_destroy(&g);
+}
+
 static struct gate *closing_gate;
 static _Atomic bool was_empty;
 
@@ -341,8 +389,11 @@ main(void)
 		cmocka_unit_test(
 			rule_2_the_last_write_to_leave_wakes_the_closer),
 		cmocka_unit_test(rule_2_every_shard_is_looked_at),
+		cmocka_unit_test(rule_2_writes_of_either_side_are_waited_for),
 		cmocka_unit_test(
 			rule_3_many_gates_close_before_any_is_waited_for),
+		cmocka_unit_test(
+			rule_4_writes_of_before_the_turn_are_told_from_later_ones),
 		cmocka_unit_test(
 			the_time_to_wait_is_not_renewed_by_writes_that_leave),
 		cmocka_unit_test(
