@@ -89,7 +89,8 @@ struct node {
 	struct qcow2_header *qcow2;
 	/* Bitmaps that were read and are not on the node yet; owned, or NULL. */
 	struct stored *stored;
-	bool keeps_bitmaps; /* the image's bitmaps are ours (stored.h) */
+	/* The bitmaps of its image, or of that below it, are ours (stored.h). */
+	bool keeps_bitmaps;
 	unsigned layers; /* how many nodes a description of it names */
 	unsigned parents; /* how many nodes have it as a child */
 	struct epoch_file *epoch; /* open epoch: a reference, or NULL */

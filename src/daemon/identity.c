@@ -56,6 +56,14 @@ identity_is_exact(const struct registry_identity *i)
 	return i && i->mtime_ns != TIME_UNKNOWN && i->has_ctime_ns;
 }
 
+static bool
+stands_on_format(const struct node *n)
+{
+	while (n && !n->qcow2)
+		n = node_filtered(n);
+	return n != NULL;
+}
+
 const char *
 identity_changed(const struct node *n, const struct identity_leave *leave,
 		 const struct registry_identity *then)
@@ -69,7 +77,7 @@ identity_changed(const struct node *n, const struct identity_leave *leave,
 	if (!look(n, &now))
 		return NULL;
 	/* while it is in use, the file of an image in a format grows */
-	if (n->qcow2 && then->mtime_ns == TIME_UNKNOWN)
+	if (stands_on_format(n) && then->mtime_ns == TIME_UNKNOWN)
 		now.size = then->size;
 	if ((now.device != then->device && !any_device) ||
 	    now.inode != then->inode)

@@ -248,6 +248,23 @@ is_file(const struct node *n)
 	       n->options->driver == BLOCKDEV_DRIVER_HOST_DEVICE;
 }
 
+/* @elsewhere: the data plane has files open. */
+static bool
+open_bitmaps(struct node_add *a, bool elsewhere, struct err *e)
+{
+	struct node *top = a->v[a->n - 1];
+
+	for (size_t i = 0; i + 1 < a->n; i++)
+		if (!stored_lose(top, a->v[i], elsewhere, e))
+			return false;
+	if (!a->took_bitmaps)
+		return stored_load(a->d, top, e);
+	if (!elsewhere)
+		return stored_take_again(top, e);
+	stored_assume(top);
+	return true;
+}
+
 bool
 node_add_open(struct node_add *a, struct err *e)
 {
@@ -272,12 +289,7 @@ node_add_open(struct node_add *a, struct err *e)
 	if (a->then)
 		a->changed =
 			identity_changed(a->v[a->n - 1], &a->leave, a->then);
-	if (!a->took_bitmaps)
-		return stored_load(a->d, a->v[a->n - 1], e);
-	if (!elsewhere)
-		return stored_take_again(a->v[a->n - 1], e);
-	stored_assume(a->v[a->n - 1]);
-	return true;
+	return open_bitmaps(a, elsewhere, e);
 }
 
 /* --- the result (loop) --------------------------------------------------------------- */

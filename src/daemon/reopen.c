@@ -760,6 +760,12 @@ change_check(const struct reopening *r, struct change *c, struct err *e)
 static bool
 bitmaps_check(const struct reopening *r, const struct change *c, struct err *e)
 {
+	if (c->read_only != c->node->read_only &&
+	    stored_is_inside(r->d->graph, c->node))
+		return err_set(e, ERR_GENERIC, 0,
+			       "Node '%s' is part of a node with bitmaps in "
+			       "its image: its 'read-only' cannot change",
+			       c->node->name);
 	if (!moves_bitmaps(c))
 		return true;
 	for (const struct bitmap *b = c->node->bitmaps; b; b = b->next)

@@ -15,6 +15,59 @@
 #include "daemon/images.h"
 #include "link/image.h"
 
+/* --- whose image it is ------------------------------------------------------------- */
+
+/* Rule 5: the node whose image has the bitmaps of @n, or NULL.  One that the
+ * monitor owns may be without @n tomorrow.
+ */
+static struct node *
+keeper(const struct node *n)
+{
+	while (n && !n->qcow2) {
+		const struct node *below = node_filtered(n);
+
+		if (below && (below->monitor_owned || below->size != n->size))
+			return NULL;
+		n = below;
+	}
+	return (struct node *)n;
+}
+
+static bool
+can_have(const struct node *n)
+{
+	return n->qcow2 && n->qcow2->version >= 3;
+}
+
+/* Nobody writes to it, whatever its own options say. */
+static bool
+is_backing(const struct node *n)
+{
+	for (; n->above; n = n->above)
+		if (n->above->child[CHILD_BACKING] == n)
+			return true;
+	return false;
+}
+
+bool
+stored_is_inside(struct graph *g, const struct node *n)
+{
+	enum child_role role = CHILD_FILE;
+	const struct node *top = n, *p;
+
+	while (!top->monitor_owned && (p = graph_parent(g, top, &role))) {
+		if (role == CHILD_BACKING)
+			return false;
+		top = p;
+	}
+	if (top == n || !can_have(n))
+		return false;
+	for (const struct bitmap *b = top->bitmaps; b; b = b->next)
+		if (b->persistent)
+			return true;
+	return n->qcow2->has_bitmaps;
+}
+
 /* --- reading ----------------------------------------------------------------------- */
 
 struct stored_bitmap {
@@ -118,7 +171,7 @@ load(struct daemon *d, struct node *n, struct block *b, struct err *e)
 			return false;
 	PARK("stored.taking");
 	return make_open(d, n, e) &&
-	       (n->read_only || qcow2_bitmaps_take(b, l, e));
+	       (!n->keeps_bitmaps || qcow2_bitmaps_take(b, l, e));
 }
 
 static bool
@@ -129,10 +182,21 @@ take(struct block *b, struct err *e)
 	return qcow2_bitmaps_load(b, &l, e) && qcow2_bitmaps_take(b, l, e);
 }
 
+/* The bitmaps of @n are in use, and its image will say so. */
 static bool
-can_have(const struct node *n)
+take_image(const struct node *n, struct err *e)
 {
-	return n->qcow2 && n->qcow2->version >= 3;
+	struct link_msg fds = { 0 };
+	AUTO(link_image_free) struct link_image *i = image_plan(n, &fds);
+	struct block *b;
+	bool ok = open_image(i, &fds, &b, e);
+
+	link_msg_clear(&fds);
+	if (ok) {
+		ok = take(b, e);
+		block_free(b);
+	}
+	return ok || err_prefix(e, "Could not open '%s': ", node_filename(n));
 }
 
 bool
@@ -140,16 +204,15 @@ stored_load(struct daemon *d, struct node *n, struct err *e)
 {
 	struct link_msg fds = { 0 };
 	AUTO(link_image_free) struct link_image *i = NULL;
+	struct node *k = keeper(n);
 	struct block *b;
 	bool ok;
 
-	if (!can_have(n))
-		return true;
-	n->keeps_bitmaps = !n->read_only;
+	stored_assume(n);
 	/* without any, there is no need to open it for writing */
-	if (!n->qcow2->has_bitmaps)
+	if (!k || !can_have(k) || !k->qcow2->has_bitmaps)
 		return true;
-	i = image_plan(n, &fds);
+	i = image_plan(k, &fds);
 	ok = open_image(i, &fds, &b, e);
 	link_msg_clear(&fds);
 	if (!ok)
@@ -162,28 +225,34 @@ stored_load(struct daemon *d, struct node *n, struct err *e)
 void
 stored_assume(struct node *n)
 {
-	n->keeps_bitmaps = can_have(n) && !n->read_only;
+	struct node *k = keeper(n);
+
+	if (k)
+		n->keeps_bitmaps = k->keeps_bitmaps =
+			can_have(k) && !k->read_only;
 }
 
 bool
 stored_take_again(struct node *n, struct err *e)
 {
-	struct link_msg fds = { 0 };
-	AUTO(link_image_free) struct link_image *i = NULL;
-	struct block *b;
-	bool ok;
-
 	stored_assume(n);
-	if (!n->keeps_bitmaps || !n->qcow2->has_bitmaps)
+	return !n->keeps_bitmaps || !keeper(n)->qcow2->has_bitmaps ||
+	       take_image(keeper(n), e);
+}
+
+bool
+stored_lose(const struct node *top, struct node *n, bool elsewhere,
+	    struct err *e)
+{
+	if (n == keeper(top) || n->read_only || !can_have(n) || is_backing(n))
 		return true;
-	i = image_plan(n, &fds);
-	ok = open_image(i, &fds, &b, e);
-	link_msg_clear(&fds);
-	if (ok) {
-		ok = take(b, e);
-		block_free(b);
-	}
-	return ok || err_prefix(e, "Could not open '%s': ", node_filename(n));
+	n->keeps_bitmaps = true;
+	if (elsewhere || !n->qcow2->has_bitmaps)
+		return true;
+	log_warn("the bitmaps in '%s' are inconsistent from now on: node '%s' "
+		 "does not show the whole image",
+		 node_filename(n), top->name);
+	return take_image(n, e);
 }
 
 /* --- on the node --------------------------------------------------------------------- */
@@ -196,7 +265,7 @@ adopt(struct node *n, struct stored_bitmap *s, struct epoch_file *open)
 	if (node_bitmap(n, s->name))
 		return; /* not twice, whatever the image says */
 	b = bitmap_new(n, s->name, s->granularity, true);
-	b->in_image = n->read_only;
+	b->in_image = !n->keeps_bitmaps;
 	if (s->inconsistent) {
 		bitmap_set_inconsistent(b, "the image was not closed in order "
 					   "by whoever had it");
@@ -226,11 +295,12 @@ bool
 stored_check(const struct node *n, const char *name, uint64_t granularity,
 	     struct err *e)
 {
+	const struct node *k = keeper(n);
 	const char *why = NULL;
 
-	if (!n->qcow2)
+	if (!k)
 		return true; /* the state directory has it */
-	if (n->qcow2->version < 3)
+	if (k->qcow2->version < 3)
 		why = "Cannot store dirty bitmaps in qcow2 v2 files";
 	else if (div_up(div_up(n->size, granularity), 8) >
 		 QCOW2_BITMAP_BYTES_MAX)
@@ -254,6 +324,7 @@ struct store_bitmap {
 
 struct store {
 	struct node *node; /* borrowed */
+	struct node *keeper; /* borrowed: whose image it is */
 	struct store_bitmap *v; /* owned */
 	size_t n;
 	struct link_image *image; /* owned */
@@ -282,24 +353,27 @@ plan_bitmap(struct store_bitmap *to, const struct bitmap *b)
 struct store *
 store_plan(struct node *n)
 {
+	struct node *k = keeper(n);
 	struct store *s;
 	size_t count = 0;
 
-	if (!n->keeps_bitmaps)
+	/* a node inside another one leaves that to it */
+	if (!n->keeps_bitmaps || !k || (n->parents && !n->monitor_owned))
 		return NULL;
 	for (const struct bitmap *b = n->bitmaps; b; b = b->next)
 		count += b->persistent;
-	if (!count && !n->qcow2->has_bitmaps)
+	if (!count && !k->qcow2->has_bitmaps)
 		return NULL; /* none were there and none are now */
 	s = xzalloc(sizeof *s);
 	s->node = n;
+	s->keeper = k;
 	s->v = xcalloc(count, sizeof s->v[0]);
 	s->n = count;
 	/* the list begins with the newest */
 	for (const struct bitmap *b = n->bitmaps; b; b = b->next)
 		if (b->persistent)
 			plan_bitmap(&s->v[--count], b);
-	s->image = image_plan(n, &s->fds);
+	s->image = image_plan(k, &s->fds);
 	return s;
 }
 
@@ -311,7 +385,7 @@ store_plan_take(struct node *n)
 	if (!can_have(n) || !n->qcow2->has_bitmaps)
 		return NULL;
 	s = xzalloc(sizeof *s);
-	s->node = n;
+	s->node = s->keeper = n;
 	s->take = true;
 	s->image = image_plan(n, &s->fds);
 	return s;
@@ -439,8 +513,8 @@ store_finish(struct store *s)
 		log_error("node '%s': its bitmaps cannot be stored: %s",
 			  n->name, s->e.msg);
 	} else {
-		n->keeps_bitmaps = s->take;
-		n->qcow2->has_bitmaps = s->take || s->n > 0;
+		n->keeps_bitmaps = s->keeper->keeps_bitmaps = s->take;
+		s->keeper->qcow2->has_bitmaps = s->take || s->n > 0;
 		for (struct bitmap *b = n->bitmaps; b; b = b->next)
 			b->in_image = b->persistent && !s->take;
 	}

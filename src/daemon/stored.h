@@ -13,8 +13,12 @@
  *    image.
  * 4. The bitmaps of an image that is open read-only are there and stay in the
  *    image.
- *
- * Only the node that was added has its image's bitmaps, not those below it.
+ * 5. A node that shows the whole of a qcow2 node which was opened along with it
+ *    (throttle, blkdebug, raw) has that one's bitmaps, since writes are
+ *    recorded where guests make them.
+ * 6. All other images with bitmaps that are open for writing below the node that
+ *    was added say that these are in use, so that they are inconsistent and
+ *    not stale when it is let go.  Backing images are not written.
  */
 #ifndef DAEMON_STORED_H
 #define DAEMON_STORED_H
@@ -35,6 +39,17 @@ void stored_assume(struct node *n);
  * been stored in the image before somebody died, and are in use again.
  */
 bool stored_take_again(struct node *n, struct err *e) MUST_CHECK;
+
+/* Worker: rule 6 for @n, which is opened along with @top and below it.  When
+ * the data plane has it open @elsewhere, its image says so already.
+ */
+bool stored_lose(const struct node *top, struct node *n, bool elsewhere,
+		 struct err *e) MUST_CHECK;
+
+/* Is @n part of a node with bitmaps that are in its image, or will be?  It
+ * cannot change between reading and writing then.
+ */
+bool stored_is_inside(struct graph *g, const struct node *n);
 
 /* Loop.  @n is in the graph: n->stored become bitmaps. */
 void stored_adopt(struct node *n);

@@ -383,3 +383,128 @@ def test_a_disk_that_does_not_end_with_a_sector(q, server, image):
     q.cmd("blockdev-del", node_name="disk0")
     add(q, image)
     assert q.bitmap("disk0", "b0")["count"] == SIZE
+
+
+def on_top(image, kind):
+    """Options for a node "disk0" that shows all of the image."""
+    q2 = qcow2.blockdev(image, "inner", discard="unmap")
+    if kind == "raw":
+        return {"driver": "raw", "node-name": "disk0", "file": q2}
+    t = {"driver": "throttle", "throttle-group": "tg0", "file": q2}
+    if kind == "throttle":
+        return dict(t, **{"node-name": "disk0"})
+    return {"driver": "raw", "node-name": "disk0", "file": t}
+
+
+def add_on_top(q, image, kind, **more):
+    if kind != "raw":
+        q.cmd("object-add", {"qom-type": "throttle-group", "id": "tg0"})
+    q.cmd("blockdev-add", dict(on_top(image, kind), discard="unmap", **more))
+
+
+@pytest.mark.rows("bitmaps.qcow2-stored")
+@pytest.mark.parametrize("kind", ["throttle", "raw", "raw on throttle"])
+def test_rule_5_a_filter_has_the_bitmaps_below_it(q, server, image, path, kind):
+    add_on_top(q, image, kind)
+    assert stored(image) == {"b0": (65536, ["auto", "in-use"])}
+    assert q.bitmap("disk0", "b0")["count"] == M
+    io = export(q, server)
+    io("write -P 3 32M 65536", "write -P 3 4100k 1k")
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="b1", persistent=True)
+    io("write -P 3 40M 65536")
+    withdraw(q)
+    q.cmd("blockdev-del", node_name="disk0")
+    qcow2.check(image)
+    assert stored(image) == {"b0": (65536, ["auto"]), "b1": (65536, ["auto"])}
+    assert dirty(image, "b0", path) == [(4 * M, M), (32 * M, 65536),
+                                        (40 * M, 65536)]
+    assert dirty(image, "b1", path) == [(40 * M, 65536)]
+    # QEMU goes on with them, and so do we
+    qcow2.io(image, "write -P 5 50M 64k")
+    q.cmd("blockdev-add", dict(on_top(image, kind), discard="unmap"))
+    assert q.bitmap("disk0", "b0")["count"] == M + 3 * 65536
+    assert q.bitmap("disk0", "b1")["count"] == 2 * 65536
+
+
+@pytest.mark.rows("bitmaps.qcow2-stored")
+def test_rule_5_over_deaths_and_the_end(q, server, image, path):
+    add_on_top(q, image, "throttle")
+    io = export(q, server)
+    io("write -P 3 32M 65536")
+    server.kill9()
+    server.start()
+    io("write -P 3 40M 65536")
+    server.wait_new_nbdkit(server.kill9_nbdkit())
+    io("write -P 3 48M 65536")
+    q = server.qmp()
+    assert q.bitmap("disk0", "b0")["count"] == M + 3 * 65536
+    assert stored(image) == {"b0": (65536, ["auto", "in-use"])}
+    server.stop()
+    qcow2.check(image)
+    assert stored(image) == {"b0": (65536, ["auto"])}
+    assert dirty(image, "b0", path) == [
+        (4 * M, M), (32 * M, 65536), (40 * M, 65536), (48 * M, 65536)]
+    server.start()
+    assert server.qmp().bitmap("disk0", "b0")["count"] == M + 3 * 65536
+
+
+@pytest.mark.rows("bitmaps.qcow2-stored")
+def test_rule_5_read_only_below_a_filter(q, image):
+    add_on_top(q, image, "raw", **{"read-only": True})
+    b = q.bitmap("disk0", "b0")
+    assert b["persistent"] and b["count"] == M
+    assert q.error("block-dirty-bitmap-clear", node="disk0",
+                   name="b0").desc == \
+        "Bitmap 'b0' is readonly and cannot be modified"
+    q.cmd("blockdev-del", node_name="disk0")
+    assert stored(image) == {"b0": (65536, ["auto"])}
+
+
+@pytest.mark.rows("bitmaps.qcow2-reopen")
+def test_rule_5_what_is_below_a_filter_is_not_reopened(q, image):
+    """Its bitmaps would have to go into the image or come out of it."""
+    add_on_top(q, image, "raw")
+    inner = qcow2.blockdev(image, "inner", discard="unmap")
+    for options in (dict(inner, **{"read-only": True}),
+                    dict(on_top(image, "raw"), discard="unmap",
+                         **{"read-only": True})):
+        assert q.error("blockdev-reopen", options=[options]).desc == \
+            "Node 'inner' is part of a node with bitmaps in its image: " \
+            "its 'read-only' cannot change"
+    q.cmd("blockdev-del", node_name="disk0")
+    assert stored(image) == {"b0": (65536, ["auto"])}
+
+
+@pytest.mark.rows("bitmaps.qcow2-inconsistent")
+def test_rule_6_part_of_an_image(q, server, image):
+    """Nobody could say what its bitmap has after a write: nobody believes it
+    any more, and nobody forgets it."""
+    q.cmd("blockdev-add", driver="raw", node_name="disk0", offset=M,
+          discard="unmap", file=qcow2.blockdev(image, "inner"))
+    assert stored(image) == {"b0": (65536, ["auto", "in-use"])}
+    io = export(q, server)
+    io("write -P 3 31M 65536")
+    server.kill9()
+    server.start()
+    io("write -P 3 32M 65536")
+    server.stop()
+    qcow2.check(image)
+    assert stored(image) == {"b0": (65536, ["auto", "in-use"])}
+    server.start()
+    q = server.qmp()
+    q.cmd("block-export-del", id="exp", mode="hard")
+    q.cmd("blockdev-del", node_name="disk0")
+    add(q, image)
+    b = q.bitmap("disk0", "b0")
+    assert b["inconsistent"] and b["persistent"]
+
+
+def test_rule_6_backing_images_keep_theirs(q, server, image, path):
+    """Whatever their options say: nobody writes to them."""
+    top = qcow2.create(path("top"), backing=image, fmt="qcow2")
+    q.cmd("blockdev-add", qcow2.blockdev(
+        top, backing=qcow2.blockdev(image, "base", read_only=False)))
+    io = export(q, server)
+    io("write -P 3 32M 65536")
+    server.stop()
+    assert stored(image) == {"b0": (65536, ["auto"])}
