@@ -102,24 +102,39 @@ describe(struct link_call *call, struct link_hello *h)
 	return true;
 }
 
-bool
-link_hello(struct link_call *call, const struct link_hello_args *arg,
-	   struct link_hello **ret, struct err *e)
+static void
+greet(struct link_call *call)
 {
 	AUTO(link_hello_free) struct link_hello *h = calloc(1, sizeof *h);
+	struct err e = ERR_INIT;
 
-	PARK("link.hello");
-	if (arg->version != LINK_VERSION)
-		return err_set(e, ERR_GENERIC, 0,
-			       "link version %" PRIu32 ", and we speak %u",
-			       arg->version, LINK_VERSION);
-	if (!h || !describe(call, h))
-		return err_set(e, ERR_GENERIC, ENOMEM,
-			       "cannot describe the data plane");
+	if (!h || !describe(call, h)) {
+		(void)err_set(&e, ERR_GENERIC, ENOMEM,
+			      "cannot describe the data plane");
+		link_call_fail(call, &e);
+		return;
+	}
 	h->version = LINK_VERSION;
 	h->pid = getpid();
-	*ret = steal(&h);
-	return true;
+	link_hello_return(call, h);
+}
+
+/* Whoever is told of no node opens its image, and it must not be open here. */
+void
+link_hello(struct link_call *call, struct link_hello_args *arg)
+{
+	AUTO(link_hello_args_free) struct link_hello_args *own = arg;
+	struct err e = ERR_INIT;
+
+	PARK("link.hello");
+	if (arg->version == LINK_VERSION) {
+		server_after_images(call, greet);
+		return;
+	}
+	(void)err_set(&e, ERR_GENERIC, 0,
+		      "link version %" PRIu32 ", and we speak %u", arg->version,
+		      LINK_VERSION);
+	link_call_fail(call, &e);
 }
 
 /* --- views -------------------------------------------------------------------- */
@@ -263,6 +278,7 @@ link_view_close(struct link_call *call, const struct link_view_close_args *arg,
 
 struct node_open {
 	struct link_node_open_args *arg; /* owned */
+	bool alone; /* see struct node */
 	struct block *image; /* owned, or NULL: @e */
 	struct err e;
 };
@@ -309,6 +325,21 @@ make_node(struct link_call *call, struct node_open *op, struct node **out,
 	return true;
 }
 
+/* A format writes tables; all else may be open any number of times. */
+static bool
+is_written_by_format(const struct link_image *i)
+{
+	switch (i->driver) {
+	case LINK_DRIVER_QCOW2: return !i->read_only;
+	case LINK_DRIVER_RAW: return is_written_by_format(i->u.raw->file);
+	case LINK_DRIVER_THROTTLE:
+		return is_written_by_format(i->u.throttle->file);
+	case LINK_DRIVER_BLKDEBUG:
+		return is_written_by_format(i->u.blkdebug->image);
+	default: return false;
+	}
+}
+
 static void
 wake(void *opaque)
 {
@@ -321,6 +352,8 @@ node_opened(struct link_call *call)
 	struct table *t = server_table(call->server);
 	struct node_open *op = call->state;
 	struct link_node_opened ret = { 0 };
+	struct server *s = call->server;
+	bool alone = op->alone;
 	struct node *n = NULL;
 
 	/* Who asked for it is gone.  His successor was not told of it, and opens
@@ -334,6 +367,7 @@ node_opened(struct link_call *call)
 			      "the data plane has a node '%s' already",
 			      op->arg->node);
 	else if (op->image && make_node(call, op, &n, &op->e)) {
+		n->alone = alone;
 		table_add_node(t, n);
 		notices_watch_all(n, wake, call->server);
 		ret.size = n->image->size;
@@ -346,6 +380,8 @@ node_opened(struct link_call *call)
 		block_free(op->image);
 	link_node_open_args_free(op->arg);
 	free(op);
+	if (alone)
+		server_image_end(s);
 }
 
 void
@@ -356,10 +392,14 @@ link_node_open(struct link_call *call, struct link_node_open_args *arg)
 
 	if (op) {
 		op->arg = arg;
+		op->alone = is_written_by_format(arg->image);
 		call->state = op;
 		call->finish = node_opened;
-		if (server_run(call, open_image))
+		if (server_run(call, open_image)) {
+			if (op->alone)
+				server_image_begin(call->server);
 			return;
+		}
 	}
 	(void)err_set(&e, ERR_GENERIC, ENOMEM, "cannot open '%s'", arg->node);
 	link_call_fail(call, &e);
@@ -374,6 +414,7 @@ close_image(struct link_call *call)
 	struct node *n = call->state;
 
 	(void)node_flush(n);
+	PARK("node.closing");
 	node_free(n);
 }
 
@@ -383,20 +424,28 @@ node_closed(struct link_call *call)
 	link_node_close_return(call);
 }
 
-/* Nobody is inside. */
+static void
+alone_closed(struct link_call *call)
+{
+	struct server *s = call->server;
+
+	node_closed(call);
+	server_image_end(s);
+}
+
+/* Nobody is inside.  Without a thread to do it, it is done here: whoever asks
+ * for it opens the image next.
+ */
 static void
 close_node(struct link_call *call, struct node *n)
 {
-	struct err e = ERR_INIT;
-
 	table_remove_node(server_table(call->server), n);
 	call->state = n;
-	call->finish = node_closed;
+	call->finish = n->alone ? alone_closed : node_closed;
 	if (server_run(call, close_image))
 		return;
-	table_add_node(server_table(call->server), n);
-	(void)err_set(&e, ERR_GENERIC, ENOMEM, "cannot close '%s'", n->name);
-	link_call_fail(call, &e);
+	close_image(call);
+	call->finish(call);
 }
 
 void
@@ -418,6 +467,8 @@ link_node_close(struct link_call *call, struct link_node_close_args *arg)
 		link_call_fail(call, &e);
 		return;
 	}
+	if (n->alone)
+		server_image_begin(call->server);
 	if (n->flushing)
 		n->closing = call;
 	else

@@ -41,6 +41,8 @@ struct server {
 	int listener, sock, wake; /* owned; sock -1: nobody is connected */
 	unsigned generation;
 	struct link_input input;
+	unsigned images; /* that are being opened or closed */
+	struct link_call *after_images; /* owned: they wait for that */
 	pthread_t thread;
 	_Atomic bool stop;
 	struct mtx lock; /* LOCK_MAILBOX; guards the next two */
@@ -222,6 +224,42 @@ server_run(struct link_call *call, void (*run)(struct link_call *call))
 	s->running--;
 	mtx_unlock(&s->lock);
 	return false;
+}
+
+void
+server_image_begin(struct server *s)
+{
+	s->images++;
+}
+
+void
+server_image_end(struct server *s)
+{
+	struct link_call *call, *next;
+
+	if (--s->images)
+		return;
+	call = s->after_images;
+	s->after_images = NULL;
+	for (; call; call = next) {
+		next = call->next;
+		call->finish(call);
+	}
+}
+
+void
+server_after_images(struct link_call *call,
+		    void (*then)(struct link_call *call))
+{
+	struct server *s = call->server;
+
+	if (!s->images) {
+		then(call);
+		return;
+	}
+	call->finish = then;
+	call->next = s->after_images;
+	s->after_images = call;
 }
 
 static void

@@ -63,6 +63,15 @@ bool link_call_add_fd(struct link_call *call, int fd);
  */
 bool server_run(struct link_call *call, void (*run)(struct link_call *call));
 
+/* An image that must not be open twice is being opened or closed, from the one
+ * to the other.
+ */
+void server_image_begin(struct server *s);
+void server_image_end(struct server *s);
+/* Call @then when there is no such image, perhaps at once. */
+void server_after_images(struct link_call *call,
+			 void (*then)(struct link_call *call));
+
 /* Any thread: a view broke; look for it and tell stillpointd. */
 void server_wake(struct server *s);
 

@@ -100,7 +100,8 @@ check_target(struct backup_plan *p, struct graph *graph, struct err *e)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Compression is not supported for this drive %s",
 			       "");
-	if (!node_check_idle(p->source, e) || !node_check_idle(t, e))
+	if (!node_check_idle(p->source, e) || !node_check_idle(t, e) ||
+	    !node_check_closed(t, e))
 		return false;
 	if (p->source->parents)
 		return err_set(e, ERR_GENERIC, 0,

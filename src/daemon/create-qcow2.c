@@ -26,7 +26,7 @@ struct create_qcow2 {
 static bool
 check_node(const struct node *n, struct err *e)
 {
-	if (!node_check_idle(n, e))
+	if (!node_check_idle(n, e) || !node_check_closed(n, e))
 		return false;
 	if (n->exports || n->views || n->parents)
 		return err_set(e, ERR_GENERIC, 0, "Node '%s' is in use",

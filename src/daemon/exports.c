@@ -185,6 +185,7 @@ struct adding {
 	struct task settled;
 	struct plane_request r;
 	bool opened; /* we opened the node in the data plane */
+	struct node *node; /* borrowed: it is closed again */
 	void (*done)(void *opaque, const struct err *e);
 	void *opaque;
 	struct err e;
@@ -209,6 +210,8 @@ add_closed(struct plane_request *r, const struct json *ret,
 	(void)msg;
 	if (e)
 		log_warn("%s", e->msg);
+	else
+		a->node->in_plane = false;
 	add_end(a, &a->e);
 }
 
@@ -227,7 +230,7 @@ add_undo(struct adding *a, const struct err *e)
 		add_end(a, &a->e);
 		return;
 	}
-	n->in_plane = false;
+	a->node = n;
 	a->r.done = add_closed;
 	plane_close_node(a->d->plane, n->name, &a->r);
 }
@@ -393,7 +396,7 @@ qmp_nbd_server_add(struct qmp_call *call, struct qmp_nbd_server_add_args *arg)
 struct deleting {
 	struct daemon *d;
 	struct export *x;
-	char *node; /* owned: to be closed */
+	struct node *node; /* borrowed: it is being closed */
 	enum export_delete how;
 	struct task settled;
 	struct plane_request r;
@@ -406,7 +409,6 @@ del_end(struct deleting *del, const struct err *e)
 {
 	pending_end(del->d);
 	del->done(del->opaque, e);
-	free(del->node);
 	free(del);
 }
 
@@ -424,8 +426,11 @@ del_closed(struct plane_request *r, const struct json *ret,
 
 	(void)ret;
 	(void)msg;
+	/* what is still open there is opened nowhere else */
 	if (e)
 		log_warn("%s", e->msg);
+	else
+		del->node->in_plane = false;
 	registry_save(del->d->registry, del_saved, del);
 }
 
@@ -441,10 +446,9 @@ del_gone(struct deleting *del)
 		registry_save(del->d->registry, del_saved, del);
 		return;
 	}
-	n->in_plane = false;
-	del->node = xstrdup(n->name);
+	del->node = n;
 	del->r.done = del_closed;
-	plane_close_node(del->d->plane, del->node, &del->r);
+	plane_close_node(del->d->plane, n->name, &del->r);
 }
 
 static void

@@ -331,6 +331,15 @@ node_filename(const struct node *n)
 }
 
 bool
+node_check_closed(const struct node *n, struct err *e)
+{
+	return !n->in_plane || n->exports ||
+	       err_set(e, ERR_GENERIC, 0,
+		       "Node '%s' is busy: the data plane still has it open",
+		       n->name);
+}
+
+bool
 node_check_idle(const struct node *n, struct err *e)
 {
 	if (n->target_of)

@@ -211,6 +211,11 @@ bool graph_has_view(const struct node *n, uint64_t id);
 /* "Node 'X' is busy: ..." when a job or an operation has it. */
 bool node_check_idle(const struct node *n, struct err *e) MUST_CHECK;
 
+/* The same when the data plane refused to close it after its last export: it
+ * is opened nowhere else then.
+ */
+bool node_check_closed(const struct node *n, struct err *e) MUST_CHECK;
+
 /* Who wants to do something with a node; QEMU's words. */
 struct permission {
 	const char *what; /* "write", "resize" */

@@ -16,6 +16,7 @@
 #include "daemon/lost.h"
 #include "daemon/objects.h"
 #include "daemon/pending.h"
+#include "daemon/plane.h"
 #include "daemon/qmp-server.h"
 #include "daemon/registry.h"
 #include "daemon/stored.h"
@@ -87,7 +88,7 @@ node_check_child(struct graph *g, const struct node *n, const char *parent,
 	enum child_role as;
 	const struct node *p = graph_parent(g, n, &as);
 
-	if (!node_check_idle(n, e))
+	if (!node_check_idle(n, e) || !node_check_closed(n, e))
 		return false;
 	if (n->exports || (n->bitmaps && role != CHILD_BACKING) || n->views)
 		return err_set(e, ERR_GENERIC, 0,
@@ -422,7 +423,7 @@ del_check(struct graph *g, const char *name, struct node **out, struct err *e)
 			       "Failed to find node with node-name='%s'", name);
 	if (n->exports)
 		return err_set(e, ERR_GENERIC, 0, "Node %s is in use", name);
-	if (!node_check_idle(n, e))
+	if (!node_check_idle(n, e) || !node_check_closed(n, e))
 		return false;
 	if (!n->monitor_owned)
 		return err_set(e, ERR_GENERIC, 0,
@@ -438,6 +439,7 @@ struct deleting {
 	struct qmp_call *call;
 	struct node *node; /* hidden, while it is let go */
 	struct store *store;
+	struct task settled;
 	struct work work;
 };
 
@@ -477,6 +479,45 @@ del_stored(struct work *w)
 	del_drop(del);
 }
 
+static void
+del_fail(struct deleting *del, const struct err *e)
+{
+	if (del->store)
+		store_free(del->store);
+	pending_end(del->d);
+	qmp_call_fail(del->call, e);
+	free(del);
+}
+
+/* Bitmaps are stored here: only when the image is closed in the data plane,
+ * which may have been out of sight when it was told to.
+ */
+static void
+del_settled(struct task *t)
+{
+	struct deleting *del = container_of(t, struct deleting, settled);
+	struct err e = ERR_INIT;
+
+	if (!node_check_closed(del->node, &e)) {
+		del_fail(del, &e);
+		return;
+	}
+	del->store = store_plan(del->node);
+	if (del->store && !plane_is_up(del->d->plane)) {
+		(void)err_set(&e, ERR_GENERIC, 0,
+			      "the data plane (nbdkit) does not run");
+		del_fail(del, &e);
+		return;
+	}
+	graph_hide_node(del->d->graph, del->node);
+	if (!del->store) {
+		del_drop(del);
+		return;
+	}
+	del->work = (struct work){ .run = del_store_run, .done = del_stored };
+	work_submit(del->d->work, &del->d->loop, &del->work);
+}
+
 void
 qmp_blockdev_del(struct qmp_call *call, struct qmp_blockdev_del_args *arg)
 {
@@ -491,19 +532,18 @@ qmp_blockdev_del(struct qmp_call *call, struct qmp_blockdev_del_args *arg)
 		qmp_call_fail(call, &e);
 		return;
 	}
-	graph_hide_node(d->graph, n);
 	del = xzalloc(sizeof *del);
 	del->node = n;
 	del->d = d;
 	del->call = call;
-	del->store = store_plan(n);
+	del->settled.fn = del_settled;
 	pending_begin(d);
-	if (!del->store) {
-		del_drop(del);
+	if (n->keeps_bitmaps) {
+		plane_when_settled(d->plane, &del->settled);
 		return;
 	}
-	del->work = (struct work){ .run = del_store_run, .done = del_stored };
-	work_submit(d->work, &d->loop, &del->work);
+	graph_hide_node(d->graph, n);
+	del_drop(del);
 }
 
 /* --- blockdev-set-active -------------------------------------------------------------------- */

@@ -129,7 +129,7 @@ check(struct resizing *r, struct err *e)
 		return err_set(e, ERR_GENERIC, EFBIG, "Failed to resize '%s'",
 			       n->name);
 	r->size = round_up((uint64_t)r->arg->size, 512);
-	if (!node_check_idle(n, e) ||
+	if (!node_check_idle(n, e) || !node_check_closed(n, e) ||
 	    !node_check_permission(r->d->graph, n, &wanted, e))
 		return false;
 	if (n->views)

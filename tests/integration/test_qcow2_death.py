@@ -102,3 +102,42 @@ def test_an_image_that_is_given_up_has_no_leaks(q, server, dir, connect):
     r = subprocess.run(["qemu-img", "check", "-f", "qcow2", path],
                        capture_output=True, text=True)
     assert r.returncode == 0, r.stdout + r.stderr
+
+
+def test_image_that_is_being_closed_is_not_opened_again(server, dir, connect):
+    """stillpointd dies while nbdkit closes an image, which takes a while: the
+    next one must not open it before it is closed."""
+    park = os.path.join(dir, "park")
+    path = os.path.join(dir, "disk0.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path,
+                    str(SIZE)], check=True)
+    server.stop()
+    server.start(STILLPOINT_PARK_AT="node.closing:" + park)
+    q = server.qmp()
+    q.cmd("blockdev-add", driver="qcow2", node_name="disk0",
+          file={"driver": "file", "filename": path})
+    q.cmd("block-export-add", type="nbd", id="e", node_name="disk0",
+          name="disk0", writable=True)
+    q.cmd("block-dirty-bitmap-add", node="disk0", name="b", persistent=True)
+    h = connect(server.uri("disk0"))
+    h.pwrite(b"1" * BLOCK, 0)
+    h.shutdown()
+    nbdkit = server.nbdkit_pid()
+    open(park, "w").close()
+    q.send({"execute": "block-export-del", "arguments": {
+        "id": "e", "mode": "hard"}, "id": 1})
+    procs.wait_until(lambda: os.path.exists(park + ".parked"), "it closes")
+    server.kill9()
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    starting.join(1.5)
+    assert starting.is_alive()      # it waits for nbdkit
+    os.unlink(park)
+    starting.join()
+    assert server.nbdkit_pid() == nbdkit
+    h = reconnect(connect, server.uri("disk0"))
+    assert h.pread(BLOCK, 0) == b"1" * BLOCK
+    h.pwrite(b"2" * BLOCK, BLOCK)
+    h.shutdown()
+    server.stop()
+    check(path)

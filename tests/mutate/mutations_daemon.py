@@ -468,7 +468,7 @@ MUTATIONS = [
      [('from->has_took_bitmaps && from->took_bitmaps;', 'false;')],
      QCOW2_BITMAPS, 'test_rule_2_the_registry_goes_first'),
     ('stored.h rule 3, deleted', NODES,
-     [('del->store = store_plan(n);', 'del->store = NULL;')],
+     [('del->store = store_plan(del->node);', 'del->store = NULL;')],
      QCOW2_BITMAPS, 'test_rule_3_deleting_the_node_stores_them'),
     ('stored.h rule 3, the end', 'src/daemon/core.c',
      [('struct store *store = store_plan(n);',
