@@ -3,6 +3,7 @@
  * The rules of unpacked.c: clusters that were decompressed last.
  */
 #include "base/bits.h"
+#include "block/qcow2/qcow2-priv.h"
 #include "qcow2-rig.h"
 #include "step.h"
 #include "unit.h"
@@ -179,6 +180,28 @@ readers_of_other_clusters_do_not_wait(void **s)
 	block_free(b);
 }
 
+/* Readers that take their time are invented. */
+static void
+who_finds_all_in_use_decompresses_for_itself(void **s)
+{
+	struct block *b = make(QCOW2_UNPACKED + 1);
+	struct qcow2_unpacked *u = &to_qcow2(b)->unpacked;
+
+	(void)s;
+	go_round(b, QCOW2_UNPACKED);
+	for (unsigned i = 0; i < QCOW2_UNPACKED; i++)
+		u->v[i].users++;
+	expect(b, QCOW2_UNPACKED, QCOW2_UNPACKED + 1);
+	expect(b, QCOW2_UNPACKED, QCOW2_UNPACKED + 1);
+	assert_int_equal(decompressed(), QCOW2_UNPACKED + 2);
+	go_round(b, QCOW2_UNPACKED); /* they are still there */
+	assert_int_equal(decompressed(), QCOW2_UNPACKED + 2);
+	for (unsigned i = 0; i < QCOW2_UNPACKED; i++)
+		u->v[i].users--;
+	step_end();
+	block_free(b);
+}
+
 /* Damage is an error for all who wait, and is not remembered. */
 static void
 what_cannot_be_decompressed_is_not_kept(void **s)
@@ -207,6 +230,7 @@ main(void)
 		cmocka_unit_test(an_open_that_is_refreshed_reads_anew),
 		cmocka_unit_test(readers_wait_for_who_decompresses),
 		cmocka_unit_test(readers_of_other_clusters_do_not_wait),
+		cmocka_unit_test(who_finds_all_in_use_decompresses_for_itself),
 		cmocka_unit_test(what_cannot_be_decompressed_is_not_kept),
 	};
 
