@@ -24,15 +24,17 @@ bool
 stats_count(struct stats *s, unsigned ticket, enum stats_kind kind,
 	    uint64_t bytes, uint64_t began, int os)
 {
+	unsigned i = gate_shard(ticket);
+
 	if (unlikely(os)) {
-		add(&s->shard[ticket].of[kind].failed, 1);
+		add(&s->shard[i].of[kind].failed, 1);
 		return atomic_exchange(&s->failure,
 				       (uint32_t)kind << 16 |
 					       (uint32_t)(os & 0xffff)) == 0;
 	}
-	add(&s->shard[ticket].of[kind].ops, 1);
-	add(&s->shard[ticket].of[kind].bytes, bytes);
-	add(&s->shard[ticket].of[kind].ns, stats_now() - began);
+	add(&s->shard[i].of[kind].ops, 1);
+	add(&s->shard[i].of[kind].bytes, bytes);
+	add(&s->shard[i].of[kind].ns, stats_now() - began);
 	return false;
 }
 

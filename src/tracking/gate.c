@@ -34,7 +34,7 @@ gate_destroy(struct gate *g)
 static _Atomic uint32_t *
 counter(struct gate *g, unsigned ticket)
 {
-	return &g->shard[ticket / 2].inside[ticket % 2];
+	return &g->shard[gate_shard(ticket)].inside[ticket % 2];
 }
 
 static void

@@ -46,6 +46,13 @@ void gate_destroy(struct gate *g);
 unsigned gate_enter(struct gate *g);
 void gate_leave(struct gate *g, unsigned ticket);
 
+/* Below GATE_SHARDS: few threads at a time have the same. */
+static inline unsigned
+gate_shard(unsigned ticket)
+{
+	return ticket / 2;
+}
+
 /* The gate may be open or closed. */
 void gate_turn(struct gate *g);
 /* Has every write left that entered before the last gate_turn? */

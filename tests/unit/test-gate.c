@@ -11,6 +11,7 @@
 
 struct crossing {
 	struct gate *gate;
+	unsigned ticket;
 	_Atomic bool inside;
 	_Atomic bool leave; /* it stays inside until this is set */
 };
@@ -27,12 +28,12 @@ static void
 cross(void *arg)
 {
 	struct crossing *c = arg;
-	unsigned ticket = gate_enter(c->gate);
 
+	c->ticket = gate_enter(c->gate);
 	atomic_store(&c->inside, true);
 	while (!atomic_load(&c->leave))
 		doze_ms(1);
-	gate_leave(c->gate, ticket);
+	gate_leave(c->gate, c->ticket);
 }
 
 static void
@@ -220,7 +221,9 @@ rule_2_every_shard_is_looked_at(void **s)
 		struct actor a;
 
 		gate_init(&g);
+		gate_turn(&g);
 		start_inside(&a, &c, &g);
+		assert_in_range(gate_shard(c.ticket), 0, GATE_SHARDS - 1);
 		gate_close(&g);
 		assert_false(gate_wait_empty(&g, 0));
 		atomic_store(&c.leave, true);
