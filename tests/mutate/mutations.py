@@ -382,7 +382,7 @@ MUTATIONS = [
        '\tif (false && has_tables(n->image))\n')],
      'change', 'rule_4_a_node_gets_images_of_its_kind'),
     ('stats.h rule 1', STATS,
-     [('\tadd(&s->shard[ticket].of[kind].ops, 1);\n',
+     [('\tadd(&s->shard[i].of[kind].ops, 1);\n',
        '\tadd(&s->shard[ticket].of[kind].ops, 2);\n')],
      'integration/blockstats', 'test_every_request_is_counted_once'),
     ('stats.h rule 2', STATS,
