@@ -150,7 +150,7 @@ static bool
 window_fits(const struct block *file, uint64_t offset, bool has_size,
 	    uint64_t *size, struct err *e)
 {
-	if (!has_size && offset > file->size)
+	if (offset > file->size)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Offset (%" PRIu64
 			       ") cannot be greater than size of the "

@@ -67,13 +67,15 @@ default_granularity(const struct node *n)
 }
 
 static bool
-add_check(struct node *n, const struct block_dirty_bitmap_add *a, struct err *e)
+add_check(struct node *n, const struct block_dirty_bitmap_add *a,
+	  uint64_t granularity, struct err *e)
 {
-	if (a->has_granularity && (!is_pow2(a->granularity) ||
-				   a->granularity < EPOCH_MIN_GRANULARITY))
+	if (!is_pow2(granularity) || granularity < EPOCH_MIN_GRANULARITY)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Granularity must be power of 2 and at least "
 			       "512");
+	if (a->persistent && !stored_check(n, a->name, granularity, e))
+		return false;
 	if (node_bitmap(n, a->name))
 		return err_set(e, ERR_GENERIC, 0, "Bitmap already exists: %s",
 			       a->name);
@@ -97,6 +99,7 @@ action_bitmap_add(struct transaction *t, const struct block_dirty_bitmap_add *a,
 	struct added_bitmap *added;
 	struct node_cut *c;
 	struct bitmap *b;
+	uint64_t granularity;
 
 	if (!a->name[0])
 		return err_set(e, ERR_GENERIC, 0,
@@ -105,18 +108,13 @@ action_bitmap_add(struct transaction *t, const struct block_dirty_bitmap_add *a,
 		return err_set(e, ERR_GENERIC, 0,
 			       "Cannot find device='%s' nor node-name='%s'",
 			       a->node, a->node);
-	if (!add_check(n, a, e) || !graph_check_bitmaps(d->graph, e) ||
-	    (a->persistent &&
-	     !stored_check(n, a->name,
-			   a->has_granularity ? a->granularity
-					      : default_granularity(n),
-			   e)))
+	granularity =
+		a->has_granularity ? a->granularity : default_granularity(n);
+	if (!add_check(n, a, granularity, e) ||
+	    !graph_check_bitmaps(d->graph, e))
 		return false;
 	c = transaction_cut(t, n);
-	b = bitmap_new(n, a->name,
-		       a->has_granularity ? a->granularity
-					  : default_granularity(n),
-		       a->persistent);
+	b = bitmap_new(n, a->name, granularity, a->persistent);
 	added = xzalloc(sizeof *added);
 	added->u.abort = add_abort;
 	added->b = b;
@@ -225,13 +223,19 @@ action_bitmap_disable(struct transaction *t, const struct block_dirty_bitmap *a,
 
 /* --- merge ---------------------------------------------------------------------------- */
 
+/* QEMU looks at the target when it has found a source. */
 static struct bitmap *
 find_source(struct transaction *t, const struct bitmap *target,
-	    const char *node, const char *name, struct err *e)
+	    const char *target_node,
+	    const struct block_dirty_bitmap_or_str *ref, struct err *e)
 {
-	struct bitmap *s = find_bitmap(t, node, name, e);
+	bool local = ref->type == JSON_STRING;
+	struct bitmap *s =
+		find_bitmap(t, local ? target_node : ref->u.external->node,
+			    local ? ref->u.local : ref->u.external->name, e);
 
-	if (!s || !bitmap_check(s, BITMAP_BUSY | BITMAP_INCONSISTENT, e))
+	if (!s || !bitmap_check(target, BITMAP_ALL, e) ||
+	    !bitmap_check(s, BITMAP_BUSY | BITMAP_INCONSISTENT, e))
 		return NULL;
 	if (s->node->size != target->node->size) {
 		(void)err_set(e, ERR_GENERIC, 0,
@@ -265,20 +269,20 @@ action_bitmap_merge(struct transaction *t,
 {
 	struct bitmap *target = find_bitmap(t, a->node, a->target, e);
 
-	if (!target || !bitmap_check(target, BITMAP_ALL, e))
+	if (!target)
 		return false;
+	for (size_t i = 0; i < a->bitmaps.n; i++)
+		if (!find_source(t, target, a->node, a->bitmaps.v[i], e))
+			return false;
+	if (!a->bitmaps.n)
+		return true;
 	(void)transaction_cut(t, target->node);
 	transaction_save_bitmap(t, target);
 	for (size_t i = 0; i < a->bitmaps.n; i++) {
-		const struct block_dirty_bitmap_or_str *ref = a->bitmaps.v[i];
-		bool local = ref->type == JSON_STRING;
-		struct bitmap *s = find_source(
-			t, target, local ? a->node : ref->u.external->node,
-			local ? ref->u.local : ref->u.external->name, e);
+		struct bitmap *s =
+			find_source(t, target, a->node, a->bitmaps.v[i], e);
 
-		if (!s)
-			return false;
-		if (s != target)
+		if (s && s != target)
 			merge_one(t, target, s);
 	}
 	return true;

@@ -68,8 +68,9 @@ highest(const struct link_stats *s, const struct node *n)
 	return 0;
 }
 
+/* @device: of a device, whose backing images are told as well. */
 static struct block_stats *
-node_stats(const struct link_stats *s, const struct node *n, bool below)
+node_stats(const struct link_stats *s, const struct node *n, bool device)
 {
 	struct block_stats *b = xzalloc(sizeof *b);
 	const struct node *file = n->child[CHILD_FILE] ? n->child[CHILD_FILE]
@@ -78,9 +79,9 @@ node_stats(const struct link_stats *s, const struct node *n, bool below)
 	b->node_name = xstrdup(n->name);
 	b->stats = xzalloc(sizeof *b->stats);
 	b->stats->wr_highest_offset = highest(s, n);
-	if (below && file)
-		b->parent = node_stats(s, file, true);
-	if (below && n->child[CHILD_BACKING])
+	if (file)
+		b->parent = node_stats(s, file, device);
+	if (device && n->child[CHILD_BACKING])
 		b->backing = node_stats(s, n->child[CHILD_BACKING], true);
 	return b;
 }
@@ -123,6 +124,18 @@ add_devices(struct asking *a, const struct link_stats *s,
 	}
 }
 
+/* We list what came last first; here QEMU does not. */
+static void
+reverse(struct block_stats_list *l)
+{
+	for (size_t i = 0, k = l->n; i + 1 < k; i++) {
+		struct block_stats *b = l->v[i];
+
+		l->v[i] = l->v[--k];
+		l->v[k] = b;
+	}
+}
+
 /* Without a data plane nobody has done anything. */
 static void
 on_stats(struct plane_request *r, const struct json *ret, struct link_msg *msg,
@@ -140,6 +153,7 @@ on_stats(struct plane_request *r, const struct json *ret, struct link_msg *msg,
 		add_nodes(a, s, &list);
 	else
 		add_devices(a, s, &list);
+	reverse(&list);
 	qmp_query_blockstats_return(a->call, &list);
 	block_stats_list_clear(&list);
 	free(a);

@@ -56,6 +56,23 @@ filter_exists(const struct graph *g, const char *name)
 }
 
 bool
+filter_check_source(const struct graph *g, const struct node *n,
+		    const char *what, struct err *e)
+{
+	const struct filter *f = g->filters;
+
+	while (f && f->view->node != n)
+		f = f->next;
+	return !f ||
+	       err_set(e, ERR_GENERIC, 0,
+		       "Permission conflict on node '%s': permissions '%s' "
+		       "are both required by an unnamed block device (uses "
+		       "node '%s' as 'root' child) and unshared by node '%s' "
+		       "(uses node '%s' as 'file' child).",
+		       n->name, what, n->name, f->name, n->name);
+}
+
+bool
 filter_check(const struct graph *g, const char *name, struct err *e)
 {
 	if (!filter_exists(g, name))

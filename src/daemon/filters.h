@@ -14,6 +14,7 @@
 struct filter;
 struct graph;
 struct job;
+struct node;
 struct view_file;
 
 /* The filter of @j above the node of @view (both borrowed), which copies in
@@ -30,6 +31,12 @@ bool filter_exists(const struct graph *g, const char *name);
 /* "Node 'X' is busy: ..." when a filter has that name. */
 bool filter_check(const struct graph *g, const char *name, struct err *e)
 	MUST_CHECK;
+
+/* "Permission conflict on node 'X': ..." when there is one above @n, which
+ * does not let anybody @what ("resize") the node below it.
+ */
+bool filter_check_source(const struct graph *g, const struct node *n,
+			 const char *what, struct err *e) MUST_CHECK;
 
 /* Append those that came after @from and before @to to the answer of
  * query-named-block-nodes, newest first.

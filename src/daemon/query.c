@@ -151,6 +151,7 @@ describe_image(const struct node *n, bool flat)
 	    n->options->driver == BLOCKDEV_DRIVER_NULL_AIO)
 		i->has_actual_size = true; /* nothing at all */
 	if (node_fd(n) >= 0 && fstat(node_fd(n), &st) == 0) {
+		i->has_dirty_flag = true; /* "dirty-flag": false, as in QEMU */
 		i->has_actual_size = true;
 		i->actual_size = (int64_t)st.st_blocks * 512;
 		/* the file below a format grows as it likes */

@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/park.h"
 #include "daemon/daemon.h"
+#include "daemon/filters.h"
 #include "daemon/graph.h"
 #include "daemon/images.h"
 #include "daemon/merge.h"
@@ -130,7 +131,8 @@ check(struct resizing *r, struct err *e)
 			       n->name);
 	r->size = round_up((uint64_t)r->arg->size, 512);
 	if (!node_check_idle(n, e) || !node_check_closed(n, e) ||
-	    !node_check_permission(r->d->graph, n, &wanted, e))
+	    !node_check_permission(r->d->graph, n, &wanted, e) ||
+	    !filter_check_source(r->d->graph, n, wanted.what, e))
 		return false;
 	if (n->views)
 		return err_set(e, ERR_GENERIC, 0,

@@ -302,6 +302,8 @@ stored_check(const struct node *n, const char *name, uint64_t granularity,
 		return true; /* the state directory has it */
 	if (k->qcow2->version < 3)
 		why = "Cannot store dirty bitmaps in qcow2 v2 files";
+	else if (strlen(name) > QCOW2_BITMAP_NAME_MAX)
+		why = "Name length exceeds maximum (1023 characters)";
 	else if (div_up(div_up(n->size, granularity), 8) >
 		 QCOW2_BITMAP_BYTES_MAX)
 		why = "Too much space will be occupied by the bitmap. Use "

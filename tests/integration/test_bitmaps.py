@@ -330,6 +330,9 @@ def test_busy_bitmap_is_neither_source_nor_target_of_a_merge(q, busy):
         e = q.error("block-dirty-bitmap-merge", node="disk0", target=target,
                     bitmaps=[source])
         assert e.desc == BUSY
+    # the target is looked at when there is something to merge
+    assert q.error("block-dirty-bitmap-merge", node="disk0", target="b",
+                   bitmaps=["zz", "c"]).desc == "Dirty bitmap 'zz' not found"
 
 
 @pytest.mark.rows("bitmaps.busy-refuses")

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is told of guests' requests: figures, thresholds, failures."""
+import os
 import time
 
 import pytest
+
+from stillpoint_test import qcow2
 
 nbd = pytest.importorskip("nbd")
 
@@ -55,9 +58,21 @@ def test_figures_of_nodes_and_of_what_they_stand_on(q, disks, connect):
     assert s["parent"]["node-name"] == "base"
     assert s["parent"]["stats"]["wr_highest_offset"] == MIB + 1024
     nodes = q.cmd("query-blockstats", query_nodes=True)
-    assert [n["node-name"] for n in nodes] == ["disk0", "base"]
-    assert nodes[0]["stats"]["wr_operations"] == 1
-    assert "parent" not in nodes[0]
+    assert nodes[1]["stats"]["wr_operations"] == 1
+
+
+@pytest.mark.rows("nodes.blockstats")
+def test_nodes_are_listed_as_they_came(q, disks, dir):
+    """With what they have as their file, and without what backs them."""
+    disks.node("base", size=4 * MIB)
+    p = qcow2.create(os.path.join(dir, "q"), 4 * MIB)
+    q.cmd("blockdev-add", qcow2.blockdev(p, "q", backing="base", file={
+        "driver": "file", "filename": p, "node-name": "f"}))
+    nodes = q.cmd("query-blockstats", query_nodes=True)
+    assert [n["node-name"] for n in nodes] == ["base", "f", "q"]
+    assert "parent" not in nodes[0] and "parent" not in nodes[1]
+    assert nodes[2]["parent"]["node-name"] == "f"
+    assert "backing" not in nodes[2]
 
 
 def test_nothing_is_known_of_an_empty_server(q):

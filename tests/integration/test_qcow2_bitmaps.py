@@ -229,6 +229,15 @@ def test_persistent_bitmaps_need_an_image_that_can(q, path):
 
 
 @pytest.mark.rows("error.22", "bitmaps.qcow2-limits")
+def test_long_name_in_an_image(q, path):
+    add(q, qcow2.create(path("q"), SIZE))
+    assert q.error("block-dirty-bitmap-add", node="disk0", name="b" * 1024,
+                   persistent=True).desc == \
+        "Can't make bitmap '%s' persistent in 'disk0': Name length exceeds " \
+        "maximum (1023 characters)" % ("b" * 1024)
+
+
+@pytest.mark.rows("error.22", "bitmaps.qcow2-limits")
 def test_too_much_space_for_a_bitmap(q, path):
     p = qcow2.create(path("big"), 4 << 40)
     add(q, p)

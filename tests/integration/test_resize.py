@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """block_resize: what it changes, what it refuses, and what a crash leaves."""
 import os
+import re
 
 import pytest
 
 from stillpoint_test import guest, procs
-from stillpoint_test.qmp import QmpClosed
+from stillpoint_test.qmp import QmpClosed, backup
 
 MIB = 1 << 20
 
@@ -144,12 +145,21 @@ def test_running_backup_is_in_the_way(q, disks, backup_node):
     disks.add("disk0", size=8 * MIB)
     backup_node("target0", 8 * MIB)
     q.cmd("block-dirty-bitmap-add", node="disk0", name="b")
-    q.cmd("blockdev-backup", job_id="j", device="disk0", target="target0",
-          sync="full", speed=65536)
-    for node in "disk0", "target0":
-        assert "is busy: block device is in use by block job: backup" in \
-            q.error("block_resize", node_name=node, size=512).desc
-    q.cmd("job-cancel", id="j")
+    for more, name in ({}, "#block[0-9]+"), ({"filter-node-name": "f"}, "f"):
+        q.cmd("blockdev-backup", backup("disk0", "target0", "j", speed=65536,
+                                        **more))
+        assert re.fullmatch(
+            "Permission conflict on node 'disk0': permissions 'resize' are "
+            "both required by an unnamed block device \\(uses node 'disk0' as "
+            "'root' child\\) and unshared by node '%s' \\(uses node 'disk0' "
+            "as 'file' child\\)\\." % name,
+            q.error("block_resize", node_name="disk0", size=512).desc)
+        assert q.error("block_resize", node_name="target0", size=512).desc \
+            == "Node 'target0' is busy: block device is in use by block " \
+            "job: backup"
+        q.cmd("job-cancel", id="j")
+        q.wait_job("j")
+        q.events.clear()
 
 
 @pytest.mark.needs("stillpoint")
