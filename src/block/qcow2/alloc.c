@@ -18,7 +18,10 @@
 #include "base/park.h"
 #include "block/qcow2/qcow2-priv.h"
 
-#define BATCH_FIRST   (1 * MiB)
+#define BATCH_FIRST (1 * MiB)
+/* With 16 MiB a death costs less, and a guest on a disk that allocates in order
+ * 12 to 19 of 100 of its speed: a barrier writes back what it has written.
+ */
 #define BATCH_LAST    (64 * MiB)
 #define BATCH_MAX     16384u /* clusters */
 #define SCAN_PARTS    64u /* of refcount blocks that one reservation looks at */
