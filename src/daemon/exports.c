@@ -106,10 +106,6 @@ check_node(struct graph *g, const struct block_export_options *o,
 		return err_set(e, ERR_GENERIC, 0,
 			       "Cannot find device='' nor node-name='%s'",
 			       o->node_name);
-	if (!node_check_idle(n, e))
-		return false;
-	if (!node_check_permission(g, n, &wanted, e))
-		return false;
 	if (o->writable &&
 	    !node_check_writable(n, "Cannot export read-only node as writable",
 				 e))
@@ -117,7 +113,7 @@ check_node(struct graph *g, const struct block_export_options *o,
 	if (o->iothread)
 		return err_set(e, ERR_GENERIC, 0, "iothread \"%s\" not found",
 			       o->iothread);
-	return true;
+	return node_check_idle(n, e) && node_check_permission(g, n, &wanted, e);
 }
 
 static bool

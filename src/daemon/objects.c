@@ -336,7 +336,7 @@ static bool
 set(struct object *o, const struct qmp_qom_set_args *arg, struct err *e)
 {
 	AUTO(throttle_limits_free) struct throttle_limits *given = NULL;
-	struct throttle_config limits;
+	struct throttle_config limits = o->limits; /* what is not given stays */
 
 	if (strncmp(arg->property, "x-", 2) == 0)
 		return err_set(e, ERR_GENERIC, 0,
@@ -345,7 +345,6 @@ set(struct object *o, const struct qmp_qom_set_args *arg, struct err *e)
 		return err_set(e, ERR_GENERIC, 0,
 			       "Property 'throttle-group.%s' not found",
 			       arg->property);
-	no_limits(&limits);
 	if (!throttle_limits_decode(arg->value, "limits", &given, e))
 		return false;
 	take_limits(given, &limits);

@@ -86,7 +86,8 @@ def test_limits_can_be_changed_while_a_guest_waits(q, disks, connect):
     h = connect(disk(q, disks))
     waiting = threading.Thread(target=reads, args=(h, 60))
     waiting.start()
-    q.cmd("qom-set", path="/objects/tg0", property="limits", value={})
+    q.cmd("qom-set", path="/objects/tg0", property="limits",
+          value={"iops-total": 0})
     waiting.join(20)
     assert not waiting.is_alive()
     q.cmd("qom-set", path="tg0", property="limits",
@@ -94,6 +95,15 @@ def test_limits_can_be_changed_while_a_guest_waits(q, disks, connect):
     assert q.cmd("qom-get", path="tg0", property="limits")[
         "iops-read"] == 100
     assert seconds(reads, h, 61) >= 0.4
+
+
+@pytest.mark.rows("nodes.objects")
+def test_limits_that_are_not_given_stay(q):
+    q.cmd("object-add", dict(GROUP, limits={"iops-total": 100}))
+    q.cmd("qom-set", path="tg0", property="limits", value={"bps-total": 5000})
+    q.cmd("qom-set", path="tg0", property="limits", value={})
+    now = q.cmd("qom-get", path="tg0", property="limits")
+    assert (now["iops-total"], now["bps-total"]) == (100, 5000)
 
 
 @pytest.mark.rows("protocol.class-device-not-found")
@@ -115,7 +125,7 @@ def test_cut_does_not_wait_for_a_guest_that_is_delayed(q, disks, connect):
     waiting.start()
     assert seconds(lambda: q.cmd("block-dirty-bitmap-add", node="disk0",
                                  name="b")) < 1.5
-    q.cmd("qom-set", path="tg0", property="limits", value={})
+    q.cmd("qom-set", path="tg0", property="limits", value={"iops-total": 0})
     waiting.join(20)
 
 
@@ -199,7 +209,8 @@ def test_group_and_its_limits_outlive_both_processes(server, q, disks,
                                                      connect):
     q.cmd("object-add", dict(GROUP, limits={"iops-total": 7}))
     uri = disk(q, disks)
-    q.cmd("qom-set", path="tg0", property="limits", value={"iops-read": 100})
+    q.cmd("qom-set", path="tg0", property="limits",
+          value={"iops-total": 0, "iops-read": 100})
     server.kill9()
     server.start()
     q = server.qmp()
