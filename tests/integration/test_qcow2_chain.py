@@ -327,3 +327,27 @@ def test_zeroes_stay_where_the_backing_file_was_not_open(q, path, server):
     qcow2.check(top)
     qcow2.io(top, "read -P 0 0 2M", "read -P 17 2M 256k", "read -P 0 2500k 4k",
              "read -P 17 3M 1M")
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"extended_l2": "on"}, {"cluster_size": "4k"}, {"compat": "0.10"}],
+    ids=["plain", "extended", "small", "version-2"])
+def test_zeroes_hide_a_backing_file_that_comes_later(q, path, server, options):
+    """An increment may be written without its backing file, and get it by
+    qemu-img rebase -u: its zeroes are said even where nothing is below."""
+    base(path)
+    top = qcow2.create(path("top"), 16 * M, **options)
+    serve(q, top)
+    qcow2.run("qemu-io", "-f", "raw", "-c", "write -z 1M 1M", "-c",
+              "write -z -u 2M 64k", "-c", "write -z 2564k 4k", "-c",
+              "write -z 3071k 2k", server.uri("disk0"))
+    q.cmd("block-export-del", id="exp", mode="hard")
+    q.cmd("blockdev-del", node_name="disk0")
+    qcow2.check(top)
+    qcow2.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "base.qcow2",
+              "-F", "qcow2", top)
+    qcow2.io(top, "read -P 17 0 1M", "read -P 0 1M 1M", "read -P 0 2M 64k",
+             "read -P 17 2176k 64k", "read -P 0 2564k 4k",
+             "read -P 17 2688k 64k", "read -P 0 3071k 2k",
+             "read -P 17 3200k 64k")
+    qcow2.check(top)

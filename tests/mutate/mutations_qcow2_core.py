@@ -7,6 +7,7 @@ STEPS = 'qcow2-steps'
 SPACE = 'qcow2-space'
 UNPACKED = 'qcow2-unpacked'
 HELD = 'qcow2-held'
+CHAIN = 'integration/qcow2_chain'
 
 MUTATIONS = [
     ('qcow2-priv.h rule 1', FOLDER + 'alloc.c',
@@ -33,6 +34,14 @@ MUTATIONS = [
     ('qcow2-priv.h rule 4', FOLDER + 'write.c',
      [('\tif (!r && f->barrier)\n\t\tr = qcow2_barrier(q);\n', '')],
      CRASH, 'power_cuts_on_an_overlay'),
+    ('zeroes are said where nothing is below', FOLDER + 'zero.c',
+     [('\tif (k == QCOW2_KIND_ZERO)\n\t\treturn true;',
+       '\tif (k == QCOW2_KIND_ZERO ||\n'
+       '\t    (k == QCOW2_KIND_NONE && !q->backing))\n\t\treturn true;')],
+     CHAIN, 'test_zeroes_hide_a_backing_file_that_comes_later[plain]'),
+    ('zeroes are said in a part of a cluster', FOLDER + 'zero.c',
+     [('\t\t\tr = set_zero_units(q, off, p.len, x);', '\t\t\tr = 0;')],
+     CHAIN, 'test_zeroes_hide_a_backing_file_that_comes_later[plain]'),
     ('qcow2-priv.h rule 5, while somebody holds', FOLDER + 'held.c',
      [('n = h->holds ? 0 : (uint32_t)', 'n = (uint32_t)')],
      STEPS, 'space_that_is_given_up_is_held'),

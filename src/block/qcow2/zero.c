@@ -3,10 +3,13 @@
  * Zeroes and discards: whole clusters (subclusters, for zeroes) are a matter
  * of entries, the rest is written.
  *
- * What they leave in an entry is what QEMU leaves there.  Zeroes without
- * permission to unmap keep the host cluster; a discard of version 3 leaves
- * zeroes, so that neither old data nor a backing file shine through; version
- * 2, which has no zero clusters, discards only where nothing can.
+ * What they leave in an entry is what QEMU leaves there.  Zeroes are said even
+ * where nothing is below: an increment that was written without its backing
+ * file gets it by "qemu-img rebase -u", and what was zero must not show that
+ * file's data then.  Zeroes without permission to unmap keep the host cluster;
+ * a discard of version 3 leaves zeroes, so that neither old data nor a backing
+ * file shine through; version 2, which has no zero clusters, writes zeroes and
+ * discards only where nothing can.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -36,21 +39,14 @@ zero_without_host(const struct qcow2 *q)
 
 /* What @x becomes; false: entries cannot do it (version 2). */
 static bool
-zeroed(const struct qcow2 *q, struct qcow2_entry x, uint64_t off, bool unmap,
+zeroed(const struct qcow2 *q, struct qcow2_entry x, bool unmap,
        struct qcow2_entry *to)
 {
 	enum qcow2_kind k = qcow2_entry_kind(q, x);
 
 	*to = x;
-	if (!q->v3) {
-		if (k != QCOW2_KIND_NONE && (unmap || k == QCOW2_KIND_PACKED))
-			*to = nothing;
-		else if (k != QCOW2_KIND_NONE)
-			return false;
-		return nothing_below(q, off);
-	}
-	if (k == QCOW2_KIND_NONE && !x.bits && nothing_below(q, off))
-		return true;
+	if (!q->v3)
+		return false;
 	if (k == QCOW2_KIND_ZERO)
 		return true;
 	if (k == QCOW2_KIND_NONE || k == QCOW2_KIND_PACKED || unmap)
@@ -122,6 +118,30 @@ write_zeroes(struct qcow2 *q, uint64_t off, uint64_t len, unsigned flags)
 	return zeroes ? qcow2_write_span(q, zeroes, len, off) : ENOMEM;
 }
 
+/* The entry @x of a cluster, with zeroes in all units (subclusters, or itself)
+ * that [off, off + len) touches.
+ */
+static int
+set_zero_units(struct qcow2 *q, uint64_t off, uint64_t len,
+	       struct qcow2_entry x)
+{
+	uint64_t cluster = off >> q->g.cluster_bits;
+	uint64_t skip = off & (q->g.cluster_size - 1);
+	unsigned first = (unsigned)(skip >> q->g.subcluster_bits);
+	uint64_t end =
+		round_up(skip + len, UINT64_C(1) << q->g.subcluster_bits);
+	unsigned n = (unsigned)(end >> q->g.subcluster_bits) - first;
+	uint64_t mask = ((UINT64_C(1) << n) - 1) << first;
+	struct qcow2_entry now = zero_without_host(q);
+
+	if (q->g.extended) {
+		now = x;
+		now.bits &= ~mask;
+		now.bits |= mask << QCOW2_SUBCLUSTERS;
+	}
+	return replace(q, cluster, 1, &x, &now);
+}
+
 /* Part of a cluster that entries cannot describe. */
 static int
 zero_bytes(struct qcow2 *q, const struct job *j)
@@ -140,9 +160,11 @@ zero_bytes(struct qcow2 *q, const struct job *j)
 					  &got, &own);
 		if (r)
 			return r;
-		if (p.kind == QCOW2_KIND_ZERO ||
-		    (p.kind == QCOW2_KIND_NONE && nothing_below(q, off)))
+		if (p.kind == QCOW2_KIND_ZERO)
 			r = 0;
+		else if (p.kind == QCOW2_KIND_NONE && q->v3 &&
+			 nothing_below(q, off))
+			r = set_zero_units(q, off, p.len, x);
 		else if (p.kind == QCOW2_KIND_DATA && own &&
 			 (q->external || x.e & QCOW2_COPIED) &&
 			 !qcow2_is_claimed(q, p.host, p.len))
@@ -162,11 +184,7 @@ static int
 zero_subclusters(struct qcow2 *q, const struct job *j)
 {
 	uint64_t cluster = j->off >> q->g.cluster_bits;
-	uint64_t skip = j->off & (q->g.cluster_size - 1);
-	unsigned first = (unsigned)(skip >> q->g.subcluster_bits);
-	unsigned n = (unsigned)(j->len >> q->g.subcluster_bits);
-	uint64_t mask = ((UINT64_C(1) << n) - 1) << first;
-	struct qcow2_entry x, now;
+	struct qcow2_entry x;
 	uint32_t got;
 	bool own;
 	int r = qcow2_map_get(q, cluster, 1, &x, &got, &own);
@@ -175,12 +193,7 @@ zero_subclusters(struct qcow2 *q, const struct job *j)
 		return r;
 	if (qcow2_entry_kind(q, x) == QCOW2_KIND_PACKED)
 		return zero_bytes(q, j);
-	now = x;
-	now.bits &= ~mask;
-	now.bits |= mask << QCOW2_SUBCLUSTERS;
-	if (!x.e && !x.bits && nothing_below(q, j->off))
-		return 0;
-	return replace(q, cluster, 1, &x, &now);
+	return set_zero_units(q, j->off, j->len, x);
 }
 
 /* A part of one cluster: bytes, subclusters, bytes. */
@@ -227,7 +240,7 @@ whole_batch(struct qcow2 *q, const struct job *j, uint64_t *done)
 
 		if (j->discard)
 			now[i] = discarded(q, x[i], off);
-		else if (!zeroed(q, x[i], off, unmap, &now[i]))
+		else if (!zeroed(q, x[i], unmap, &now[i]))
 			break;
 	}
 	*done = min_u64((uint64_t)i << q->g.cluster_bits, j->len);
