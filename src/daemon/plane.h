@@ -56,6 +56,11 @@ void plane_begin(struct json_out *o);
 void plane_ask(struct plane *p, struct plane_request *r, struct json_out *o,
 	       const int *fds, unsigned nfds);
 
+/* For what closes gates: when a write in flight takes longer it fails, rather
+ * than hold up the guests of all its disks.
+ */
+#define PLANE_GATES_MS 2000
+
 /* Do guests have an address to connect to? */
 bool plane_is_serving(const struct plane *p);
 const struct listeners *plane_listeners(const struct plane *p);

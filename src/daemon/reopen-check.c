@@ -1,9 +1,13 @@
-/* SPDX-License-Identifier: BSD-3-Clause */
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Which options of a node can change while it is open: two sets of options are
+ * compared, member by member.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/reopen.h"
+#include "daemon/reopen-priv.h"
 #include "json/json.h"
 #include "json/out.h"
 

@@ -33,8 +33,6 @@
 #include "link/image.h"
 #include "schema/qmp-commands.h"
 
-#define TIMEOUT_MS 2000
-
 struct copy {
 	struct copy *next;
 	struct epoch_file *old, *now; /* references */
@@ -338,7 +336,7 @@ ask_plane(struct resizing *r)
 {
 	struct link_node_resize_args arg = { .node = r->node->name,
 					     .size = r->size,
-					     .timeout_ms = TIMEOUT_MS };
+					     .timeout_ms = PLANE_GATES_MS };
 	struct link_epoch epoch = { 0 };
 	struct json_out o;
 	int fd = -1;

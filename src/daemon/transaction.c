@@ -15,11 +15,6 @@
 #include "daemon/plane.h"
 #include "daemon/registry.h"
 
-/* Writes in flight that take longer than this make a cut fail rather than
- * hold up the guests of all disks.
- */
-#define CUT_TIMEOUT_MS 2000
-
 /* A view that begins at the cut, and how its reader opens the image. */
 struct new_view {
 	struct new_view *next;
@@ -424,7 +419,7 @@ static void
 ask_commit(struct transaction *t)
 {
 	struct link_cut_commit_args arg = { .cut = t->cut_id,
-					    .timeout_ms = CUT_TIMEOUT_MS };
+					    .timeout_ms = PLANE_GATES_MS };
 	struct json_out o;
 
 	plane_begin(&o);

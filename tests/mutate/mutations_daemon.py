@@ -491,7 +491,7 @@ MUTATIONS = [
     ('stored.h rule 5, one of two stores', STORED,
      [(' || (n->parents && !n->monitor_owned))', ')')],
      QCOW2_BITMAPS, 'test_rule_5_over_deaths_and_the_end'),
-    ('stored.h rule 5, reopened', 'src/daemon/reopen.c',
+    ('stored.h rule 5, reopened', 'src/daemon/reopen-bitmaps.c',
      [('if (c->read_only != c->node->read_only &&\n'
        '\t    stored_is_inside(', 'if (false &&\n\t    stored_is_inside(')],
      QCOW2_BITMAPS, 'test_rule_5_what_is_below_a_filter_is_not_reopened'),
@@ -506,10 +506,10 @@ MUTATIONS = [
      [('server_after_images(call, greet);', 'greet(call);')],
      'integration/qcow2_death',
      'test_image_that_is_being_closed_is_not_opened_again'),
-    ('stored.h rule 1, reopened', 'src/daemon/reopen.c',
+    ('stored.h rule 1, reopened', 'src/daemon/reopen-bitmaps.c',
      [('c->store = store_plan_take(c->node);', 'c->store = NULL;')],
      QCOW2_BITMAPS, 'test_rule_1_and_3_over_a_reopen'),
-    ('stored.h rule 3, reopened', 'src/daemon/reopen.c',
+    ('stored.h rule 3, reopened', 'src/daemon/reopen-bitmaps.c',
      [('if (moves_bitmaps(c) && c->read_only)\n'
        '\t\t\tc->store = store_plan(c->node);',
        'if (false)\n\t\t\tc->store = NULL;')],
