@@ -28,6 +28,9 @@ STORED = 'src/daemon/stored.c'
 SPAWN = 'src/daemon/spawn.c'
 SUPERVISOR = 'src/daemon/supervisor.c'
 TRANSACTION = 'src/daemon/transaction.c'
+TRANSACTION_CUT = 'src/daemon/transaction-cut.c'
+TRANSACTION_PARTS = 'src/daemon/transaction-parts.c'
+TRANSACTION_PUBLISH = 'src/daemon/transaction-publish.c'
 UNDO = 'src/daemon/undo.c'
 LANE = 'src/stream/lane.c'
 LANE_IO = 'src/stream/lane-io.c'
@@ -68,7 +71,7 @@ MUTATIONS = [
      [('\tif (on)\n\t\tepoch_set_add(&b->set, c->epoch);\n\telse\n',
        '\tif (!on)\n')],
      BITMAPS, 'test_disabled_bitmap_records_nothing_until_enabled'),
-    ('graph.h rule 1, bitmaps that a cut does not name', TRANSACTION,
+    ('graph.h rule 1, bitmaps that a cut does not name', TRANSACTION_PARTS,
      [('\t\ttransaction_save_bitmap(t, b);\n'
        '\t\tepoch_set_add(&b->set, c->epoch);\n',
        '\t\ttransaction_save_bitmap(t, b);\n')],
@@ -76,10 +79,10 @@ MUTATIONS = [
     ('graph.h rule 1, disable', ACTIONS,
      [('\telse\n\t\tepoch_set_remove(&b->set, c->epoch);\n', '')],
      RULES, 'test_graph_rule_1_disabled_bitmap_stops_at_the_cut'),
-    ('graph.h rule 2, the last bitmap goes', TRANSACTION,
+    ('graph.h rule 2, the last bitmap goes', TRANSACTION_CUT,
      [('arg.stop = c->node->epoch != NULL;', 'arg.stop = false;')],
      RULES, 'test_graph_rule_2_nothing_is_recorded_without_a_bitmap'),
-    ('graph.h rule 2, the first bitmap comes', TRANSACTION,
+    ('graph.h rule 2, the first bitmap comes', TRANSACTION_CUT,
      [('\tif (node_records(c->node)) {\n\t\tepoch.fd = n;',
        '\tif (c->node->epoch) {\n\t\tepoch.fd = n;')],
      RULES, 'test_graph_rule_2_nothing_is_recorded_without_a_bitmap'),
@@ -287,16 +290,17 @@ MUTATIONS = [
        '\t\told = entry;\n\t}\n\tu->newest = old;\n')],
      RULES, 'test_transaction_rule_1_failures_are_undone_in_reverse'),
     ('transaction.h rule 1, the first failure ends it', TRANSACTION,
-     [('\t\tif (!prepare(t, t->actions.v[i])) {\n\t\t\tfail(t);\n'
+     [('\t\tif (!prepare(t, t->actions.v[i])) {\n'
+       '\t\t\ttransaction_fail(t);\n'
        '\t\t\treturn;\n\t\t}\n',
        '\t\t(void)!prepare(t, t->actions.v[i]);\n'
        '\terr_clear(&t->e);\n')],
      TRANSACTIONS, 'test_first_failing_action_gives_the_error'),
-    ('transaction.h rule 6', TRANSACTION,
+    ('transaction.h rule 6', TRANSACTION_PUBLISH,
      [('int r = block_refresh(v->v->image);', 'int r = 0;')],
      QCOW2_VIEWS,
      'test_rule_6_a_reader_sees_what_came_between_its_opening_and_the_cut'),
-    ('transaction.h rule 6, a flush', TRANSACTION,
+    ('transaction.h rule 6, a flush', TRANSACTION_PUBLISH,
      [('!v->v->image->coherent && v->v->node->in_plane', 'false')],
      'integration/incoherent',
      'test_a_backup_has_what_was_acknowledged_before_it'),
@@ -306,24 +310,26 @@ MUTATIONS = [
      'test_space_is_held_while_a_reader_may_look_there'
      '[transaction.published]'),
     ('transaction.h rule 2, files', TRANSACTION,
-     [('\tif (err_is_set(&t->e)) {\n\t\tfail(t);\n\t\treturn;\n\t}\n'
+     [('\tif (err_is_set(&t->e)) {\n\t\ttransaction_fail(t);\n'
+       '\t\treturn;\n\t}\n'
        '\tPARK("transaction.made");',
        '\terr_clear(&t->e);\n\tPARK("transaction.made");')],
      RULES, 'test_transaction_rule_2_without_files_nothing_happens'),
     ('transaction.h rule 2, the registry', TRANSACTION,
-     [('\tif (e) {\n\t\t(void)err_move(&t->e, e);\n\t\tfail(t);\n'
+     [('\tif (e) {\n\t\t(void)err_move(&t->e, e);\n'
+       '\t\ttransaction_fail(t);\n'
        '\t\treturn;\n\t}\n\tPARK("transaction.staged");',
        '\t(void)e;\n\tPARK("transaction.staged");')],
      CRASH, 'test_registry_rule_1_files_that_it_names_are_there'),
-    ('transaction.h rule 3, who is not there', TRANSACTION,
+    ('transaction.h rule 3, who is not there', TRANSACTION_CUT,
      [('if (!c->node->in_plane || !plane_is_up(t->d->plane))', 'if (false)')],
      CRASH,
      'test_transaction_rule_3_node_that_is_on_its_way_back_is_not_cut'),
-    ('transaction.h rule 3, all or nothing', TRANSACTION,
+    ('transaction.h rule 3, all or nothing', TRANSACTION_CUT,
      [('\tif (err_is_set(&t->e))\n\t\task_abort(t);\n\telse\n\t\task_commit(t);',
        '\terr_clear(&t->e);\n\t(void)ask_abort;\n\task_commit(t);')],
      RULES, 'test_transaction_rule_3_a_part_that_fails_stops_the_cut'),
-    ('transaction.h rule 4, publish', TRANSACTION,
+    ('transaction.h rule 4, publish', TRANSACTION_PUBLISH,
      [('registry_publish(t->d->registry, published, t);',
        'published(t, NULL);')],
      'integration/death',
@@ -335,7 +341,7 @@ MUTATIONS = [
        '\twhile ((entry = pop(u))) {\n\t\tentry->next = old;\n'
        '\t\told = entry;\n\t}\n\tu->newest = old;\n')],
      'integration/events', 'test_jobs_of_a_transaction_start_in_reverse_order'),
-    ('transaction.h rule 5', TRANSACTION,
+    ('transaction.h rule 5', TRANSACTION_CUT,
      [('\tassume_cut(t);\n', '\t(void)assume_cut;\n')],
      CRASH, 'test_transaction_rule_5_unanswered_cut_counts_for_every_bitmap'),
 
