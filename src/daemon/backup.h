@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The parts of a backup: its arguments and their checks (backup-check.c), how
- * its target is opened (backup-target.c), and the job (backup.c).
+ * its target is opened (backup-target.c), and the job (backup-priv.h).
  */
 #ifndef DAEMON_BACKUP_H
 #define DAEMON_BACKUP_H

@@ -6,7 +6,6 @@ the whole system (the programs integration/NAME).
 """
 
 ACTIONS = 'src/daemon/bitmap-actions.c'
-BACKUP = 'src/daemon/backup.c'
 CALL = 'src/daemon/call.c'
 CHAIN = 'src/daemon/chain.c'
 CUT = 'plugins/stillpoint/cut.c'
@@ -520,7 +519,7 @@ MUTATIONS = [
        '\t\t\tc->store = store_plan(c->node);',
        'if (false)\n\t\t\tc->store = NULL;')],
      QCOW2_BITMAPS, 'test_rule_1_and_3_over_a_reopen'),
-    ('whole granules are copied', 'src/daemon/backup.c',
+    ('whole granules are copied', 'src/daemon/backup-create.c',
      [('return max_u64(p->cluster, p->bitmap->granularity);',
        'return p->cluster;')],
      'integration/bitmaps',
