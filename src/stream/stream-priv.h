@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The inside of a stream: what its lanes share (stream.c) and what each has
- * for itself (lane.c, lane-io.c).
+ * The inside of a stream: what its lanes share (stream.c, account.c, lanes.c,
+ * trouble.c) and what each has for itself (lane.c, lane-io.c).
  */
 #ifndef STREAM_STREAM_PRIV_H
 #define STREAM_STREAM_PRIV_H
@@ -171,7 +171,16 @@ struct stream {
 
 uint64_t stream_now(void); /* monotonic, nanoseconds */
 
-/* --- stream.c, for the lanes: any thread ------------------------------------ */
+/* --- stream.c: any thread ----------------------------------------------------- */
+
+/* Ends the stream with @e unless it is ending already. */
+void stream_fail(struct stream *s, enum stream_side side, const struct err *e);
+void stream_stop_locked(struct stream *s, enum stop_reason why) NEEDS(s->lock);
+
+/* If a pause is wanted and nothing is in flight, tell the owner. */
+void stream_maybe_paused_locked(struct stream *s) NEEDS(s->lock);
+
+/* --- account.c: any thread ---------------------------------------------------- */
 
 enum take {
 	TAKE_WORK,
@@ -190,6 +199,8 @@ void stream_acked(struct stream *s, const struct run *r, unsigned requests,
 
 /* @r is safe at the target: the view, and perhaps the source, let go of it. */
 void stream_release(const struct stream *s, const struct run *r);
+/* The whole copy set is: for targets without flushes, at the end. */
+void stream_release_all(const struct stream *s);
 
 /* @bytes are safe at the target. */
 void stream_durable(struct stream *s, uint64_t bytes);
@@ -202,11 +213,12 @@ void stream_flush_moves(struct stream *s, int by);
  */
 void stream_give_back(struct stream *s, const struct run *r);
 void stream_give_back_ranges(struct stream *s, struct ranges *r);
-void stream_kick_all(struct stream *s);
-void stream_kick_all_locked(struct stream *s) NEEDS(s->lock);
 
-/* Ends the stream with @e unless it is ending already. */
-void stream_fail(struct stream *s, enum stream_side side, const struct err *e);
+/* Bytes of clusters; may take its time. */
+uint64_t stream_bytes_to_copy(const struct stream *s);
+
+/* All is handed out and durable: the stream ends well. */
+void stream_maybe_finish(struct stream *s);
 
 /* --- trouble.c: any thread ---------------------------------------------------- */
 
@@ -226,13 +238,20 @@ uint64_t stream_went_on(struct stream *s);
 void stream_trouble_init(struct stream *s);
 void stream_trouble_end(struct stream *s);
 
-/* --- stream.c again ----------------------------------------------------------- */
+/* --- lanes.c: any thread ------------------------------------------------------ */
 
-/* All is handed out and durable: the stream ends well. */
-void stream_maybe_finish(struct stream *s);
+/* Start the first lane; returns 0 or an errno value (loop). */
+int stream_start_first_lane(struct stream *s);
 
 /* Start the other lanes that are worth it (first lane's thread). */
 void stream_start_lanes(struct stream *s);
+
+/* All have finished (loop). */
+void stream_join_lanes(struct stream *s);
+
+/* Have the lanes look for work, or only those that found none. */
+void stream_kick_locked(struct stream *s, bool hungry_only) NEEDS(s->lock);
+void stream_kick_all(struct stream *s);
 
 /* @l has a connection from now on, or none; returns how many have one. */
 unsigned stream_usable(struct lane *l, bool usable);

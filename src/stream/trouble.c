@@ -31,7 +31,7 @@ over_locked(struct stream *s)
 {
 	s->trouble = TROUBLE_NONE;
 	s->went_on++;
-	stream_kick_all_locked(s);
+	stream_kick_locked(s, false);
 }
 
 bool
@@ -151,6 +151,6 @@ stream_resume(struct stream *s)
 	if (s->trouble == TROUBLE_RESTING)
 		s->trouble = TROUBLE_NONE;
 	s->went_on++;
-	stream_kick_all_locked(s);
+	stream_kick_locked(s, false);
 	mtx_unlock(&s->lock);
 }

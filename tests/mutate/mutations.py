@@ -25,7 +25,7 @@ BLKDEBUG = 'src/block/blkdebug.c'
 THROTTLE = 'src/block/throttle.c'
 BUCKETS = 'src/block/buckets.c'
 WIRE = 'src/link/wire.c'
-STREAM = 'src/stream/stream.c'
+ACCOUNT = 'src/stream/account.c'
 TROUBLE = 'src/stream/trouble.c'
 LANE_IO = 'src/stream/lane-io.c'
 
@@ -529,13 +529,13 @@ MUTATIONS = [
      'stream-block',
      'rule_1_a_range_is_done_only_after_the_image_was_flushed'),
     ('stream.h rule 5, an image', 'src/stream/stream.c',
-     [('s->plan.align = max_u64(max_u64(MIN_ALIGN, info->min_block),\n'
-       '\t\t\t\ttarget_cluster(o->target));', 's->plan.align = MIN_ALIGN;')],
+     [('s->plan.align = max_u64(max_u64(MIN_ALIGN, o->target->info.min_block),'
+       '\n\t\t\t\ttarget_cluster(o->target));', 's->plan.align = MIN_ALIGN;')],
      'stream-block', 'rule_5_requests_respect_the_image_s_blocks'),
-    ('stream.h rule 6, durable', 'src/stream/stream.c',
+    ('stream.h rule 6, durable', ACCOUNT,
      [('	s->last_round = s->draining;\n', '	s->last_round = s->draining;\n'
        '	if (s->draining) {\n		s->plan.complete = true;\n'
-       '		kick_all_locked(s, true);\n		return TAKE_NOTHING;\n'
+       '		stream_kick_locked(s, true);\n		return TAKE_NOTHING;\n'
        '	}\n')],
      'stream-follow',
      'rule_6_a_drain_begins_from_the_start_of_the_disk'),
@@ -566,10 +566,10 @@ MUTATIONS = [
      [('if (s->trouble == TROUBLE_NONE && !s->stop) {',
        'if (s->trouble != TROUBLE_ASKING && !s->stop) {')],
      'stream-trouble', 'rule_8_the_owner_is_asked_once'),
-    ('stream.h rule 9, no work', STREAM,
+    ('stream.h rule 9, no work', ACCOUNT,
      [('if (s->stop || s->pausing || s->trouble)', 'if (s->stop)')],
      'stream-trouble', 'rule_9_a_stream_that_rests_hands_out_nothing'),
-    ('stream.h rule 9, no end', STREAM,
+    ('stream.h rule 9, no end', ACCOUNT,
      [('if (!s->pausing && !s->trouble && s->plan.complete &&',
        'if (s->plan.complete &&')],
      'stream-trouble', 'rule_9_a_paused_stream_does_not_end'),

@@ -572,7 +572,7 @@ MUTATIONS = [
      [('#define DRAIN_NS (100 * MS_NS)', '#define DRAIN_NS (3000 * MS_NS)')],
      'stream-failure', 'cancel_does_not_wait_for_a_hung_server'),
     ('stream.h rule 3, who waits', STREAM,
-     [('\tatomic_store(&s->stop, why);\n\tkick_all_locked(s, false);\n',
+     [('\tatomic_store(&s->stop, why);\n\tstream_kick_locked(s, false);\n',
        '\tatomic_store(&s->stop, why);\n')],
      'stream-failure', 'cancel_does_not_wait_for_a_connection'),
     ('stream.h rule 4, holes', LANE_IO,
@@ -591,7 +591,7 @@ MUTATIONS = [
      [('\t\t\t\t     l->s->plan.align, &zero);', '\t\t\t\t     512, &zero);'),
       ('if (zero && (n >= PLAN_MIN_ZERO || n == len) &&', 'if (zero &&')],
      'stream', 'requests_respect_block_sizes'),
-    ('stream.h rule 7', STREAM,
+    ('stream.h rule 7', 'src/stream/lanes.c',
      [('\tif (s->running == 0)\n\t\tloop_post(s->o.loop, &s->finished_task);\n'
        '\tmtx_unlock(&s->lock);\n',
        '\tlast = s->running == 0;\n\tmtx_unlock(&s->lock);\n'
