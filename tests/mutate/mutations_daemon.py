@@ -507,7 +507,7 @@ MUTATIONS = [
      [('!can_have(n) || is_backing(n))', '!can_have(n))')],
      QCOW2_BITMAPS, 'test_rule_6_backing_images_keep_theirs'),
     ('an image that is being closed is not opened elsewhere',
-     'plugins/stillpoint/handlers.c',
+     'plugins/stillpoint/handle-report.c',
      [('server_after_images(call, greet);', 'greet(call);')],
      'integration/qcow2_death',
      'test_image_that_is_being_closed_is_not_opened_again'),
