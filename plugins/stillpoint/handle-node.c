@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Nodes are opened, flushed, watched and closed.  What may take its time runs on a
- * thread of its own.
+ * Nodes are opened, flushed, watched and closed.  What may take its time runs
+ * on a thread of its own.
  */
 #include "handlers.h"
 

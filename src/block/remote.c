@@ -248,8 +248,8 @@ remote_connect_begin(const struct remote *r, struct nbd_handle **out,
 	return true;
 }
 
-static uint64_t
-now_ms(void)
+uint64_t
+remote_now_ms(void)
 {
 	struct timespec t;
 
@@ -266,7 +266,7 @@ connect_once(const struct remote *r, uint64_t until, struct nbd_handle **out,
 	if (!remote_connect_begin(r, &h, e))
 		return false;
 	while (nbd_aio_is_connecting(h) > 0) {
-		uint64_t now = now_ms();
+		uint64_t now = remote_now_ms();
 
 		if (now >= until) {
 			nbd_close(h);
@@ -288,11 +288,11 @@ connect_once(const struct remote *r, uint64_t until, struct nbd_handle **out,
 bool
 remote_connect(const struct remote *r, struct nbd_handle **out, struct err *e)
 {
-	uint64_t limit = now_ms() + (uint64_t)r->o.open_timeout_s * 1000;
+	uint64_t limit = remote_now_ms() + (uint64_t)r->o.open_timeout_s * 1000;
 
 	for (;;) {
 		struct err failed = ERR_INIT;
-		uint64_t now = now_ms();
+		uint64_t now = remote_now_ms();
 		uint64_t until =
 			r->o.open_timeout_s
 				? min_u64(limit, now + REMOTE_CONNECT_MS)
@@ -300,7 +300,7 @@ remote_connect(const struct remote *r, struct nbd_handle **out, struct err *e)
 
 		if (connect_once(r, until, out, &failed))
 			return true;
-		if (now_ms() + RETRY_MS >= limit)
+		if (remote_now_ms() + RETRY_MS >= limit)
 			return err_move(e, &failed);
 		(void)nanosleep(
 			&(struct timespec){ .tv_nsec = RETRY_MS * 1000000L },

@@ -68,4 +68,7 @@ bool remote_connect_error(const struct remote *r, struct err *e);
 bool remote_get_info(const struct remote *r, struct nbd_handle *h,
 		     struct remote_info *info, struct err *e) MUST_CHECK;
 
+/* The clock of what waits for a server: monotonic, milliseconds. */
+uint64_t remote_now_ms(void);
+
 #endif
