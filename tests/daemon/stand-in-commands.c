@@ -6,23 +6,25 @@
 #include <string.h>
 
 #include "daemon/daemon.h"
+#include "daemon/qmp-priv.h"
 #include "schema/qmp-commands.h"
 #include "stand-in.h"
 
 /* The changes that were done. */
 static struct str_list changes;
 
-/* A command that takes its time. */
-struct slow {
-	struct slow *next;
-	ev_timer timer;
+/* What is in progress until a test releases it. */
+struct held {
+	struct held *next;
+	struct task task; /* queued when it was released */
 	struct daemon *d;
-	struct qmp_call *call;
-	char *tag; /* owned; NULL: a query */
-	bool fail;
+	char *tag; /* owned */
+	struct qmp_call *call; /* or NULL: @end */
+	void (*end)(struct daemon *d);
+	bool is_change, fail;
 };
 
-static struct slow *in_progress;
+static struct held *in_progress;
 
 static void
 log_change(const char *tag)
@@ -32,16 +34,16 @@ log_change(const char *tag)
 }
 
 static void
-free_slow(struct slow *s)
+free_held(struct held *h)
 {
-	struct slow **p = &in_progress;
+	struct held **p = &in_progress;
 
-	while (*p != s)
+	while (*p != h)
 		p = &(*p)->next;
-	*p = s->next;
-	ev_timer_stop(s->d->loop.ev, &s->timer);
-	free(s->tag);
-	free(s);
+	*p = h->next;
+	loop_cancel(&h->d->loop, &h->task);
+	free(h->tag);
+	free(h);
 }
 
 void
@@ -49,7 +51,7 @@ stand_in_forget(void)
 {
 	str_list_clear(&changes);
 	while (in_progress)
-		free_slow(in_progress);
+		free_held(in_progress);
 }
 
 static char *
@@ -105,55 +107,109 @@ qmp_test_change(struct qmp_call *call, const struct qmp_test_change_args *arg,
 }
 
 static void
-on_slow_done(struct ev_loop *ev, ev_timer *w, int revents)
+end_call(struct held *h)
 {
-	struct slow *s = container_of(w, struct slow, timer);
 	struct err e = ERR_INIT;
 
-	(void)ev;
-	(void)revents;
-	if (s->tag)
-		log_change(s->tag);
-	if (s->fail) {
+	if (h->is_change)
+		log_change(h->tag);
+	if (h->fail) {
 		(void)err_set(&e, ERR_GENERIC, 0, "asked to fail");
-		qmp_call_fail(s->call, &e);
-	} else if (s->tag) {
-		qmp_test_slow_change_return(s->call);
+		qmp_call_fail(h->call, &e);
+	} else if (h->is_change) {
+		qmp_test_held_change_return(h->call);
 	} else {
-		qmp_test_slow_query_return(s->call);
+		qmp_test_held_query_return(h->call);
 	}
-	free_slow(s);
 }
 
 static void
-start_slow(struct qmp_call *call, uint32_t ms, const char *tag, bool will_fail)
+on_released(struct task *t)
 {
-	struct slow *s = xzalloc(sizeof *s);
+	struct held *h = container_of(t, struct held, task);
+	void (*end)(struct daemon * d) = h->end;
+	struct daemon *d = h->d;
 
-	s->d = qmp_call_opaque(call);
-	s->next = in_progress;
-	in_progress = s;
-	s->call = call;
-	s->tag = tag ? xstrdup(tag) : NULL;
-	s->fail = will_fail;
-	ev_timer_init(&s->timer, on_slow_done, ms / 1000.0, 0);
-	ev_now_update(s->d->loop.ev);
-	ev_timer_start(s->d->loop.ev, &s->timer);
+	if (h->call)
+		end_call(h);
+	free_held(h);
+	if (end)
+		end(d);
+}
+
+static struct held *
+hold(struct daemon *d, const char *tag)
+{
+	struct held *h = xzalloc(sizeof *h);
+
+	h->d = d;
+	h->tag = xstrdup(tag);
+	h->task.fn = on_released;
+	h->next = in_progress;
+	in_progress = h;
+	return h;
 }
 
 void
-qmp_test_slow_change(struct qmp_call *call,
-		     struct qmp_test_slow_change_args *arg)
+stand_in_hold(struct daemon *d, const char *tag, void (*end)(struct daemon *d))
 {
-	start_slow(call, arg->ms, arg->tag, arg->has_fail && arg->fail);
-	qmp_test_slow_change_args_free(arg);
+	hold(d, tag)->end = end;
 }
 
 void
-qmp_test_slow_query(struct qmp_call *call, struct qmp_test_slow_query_args *arg)
+qmp_test_held_change(struct qmp_call *call,
+		     struct qmp_test_held_change_args *arg)
 {
-	start_slow(call, arg->ms, NULL, false);
-	qmp_test_slow_query_args_free(arg);
+	struct held *h = hold(qmp_call_opaque(call), arg->tag);
+
+	h->call = call;
+	h->is_change = true;
+	h->fail = arg->has_fail && arg->fail;
+	qmp_test_held_change_args_free(arg);
+}
+
+void
+qmp_test_held_query(struct qmp_call *call, struct qmp_test_held_query_args *arg)
+{
+	hold(qmp_call_opaque(call), arg->tag)->call = call;
+	qmp_test_held_query_args_free(arg);
+}
+
+bool
+qmp_test_held(struct qmp_call *call, struct str_list *ret, struct err *e)
+{
+	(void)call;
+	(void)e;
+	for (const struct held *h = in_progress; h; h = h->next)
+		xassert_memory(str_list_append(ret, h->tag));
+	return true;
+}
+
+bool
+qmp_test_release(struct qmp_call *call, const struct qmp_test_release_args *arg,
+		 struct err *e)
+{
+	struct daemon *d = qmp_call_opaque(call);
+	struct held *h = in_progress;
+
+	while (h && strcmp(h->tag, arg->tag) != 0)
+		h = h->next;
+	if (!h || h->task.queued)
+		return err_set(e, ERR_GENERIC, 0, "'%s' is not held", arg->tag);
+	loop_defer(&d->loop, &h->task);
+	return true;
+}
+
+bool
+qmp_test_waiting(struct qmp_call *call, struct test_number **ret, struct err *e)
+{
+	const struct qmp_call *c = call->server->waiting;
+
+	(void)e;
+	*ret = xzalloc(sizeof **ret);
+	for (; c; c = c->after)
+		(*ret)->value++;
+	return true;
 }
 
 bool

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * stand-in [--shutdown-ms N] ADDRESS...: the QMP server of stillpointd with
- * nothing behind it, for tests/daemon/test_qmp_server.py.  It ends by quit or
- * SIGTERM, as the daemon does; ending takes as long as told.
+ * stand-in [--hold-end] ADDRESS...: the QMP server of stillpointd with nothing
+ * behind it, for tests/daemon/test_qmp_server.py.  It ends by quit or SIGTERM,
+ * as the daemon does; with --hold-end only when test-release names "end".
  */
 #include "stand-in.h"
 
@@ -15,11 +15,12 @@
 #include "daemon/core.h"
 #include "daemon/daemon.h"
 
+static bool hold_end;
+
 static struct {
-	double delay;
-	ev_timer timer;
-	struct daemon *d;
+	struct task task;
 	void (*done)(struct daemon *d);
+	struct daemon *d;
 } ending;
 
 bool
@@ -37,21 +38,23 @@ core_start(struct daemon *d)
 }
 
 static void
-on_ended(struct ev_loop *ev, ev_timer *w, int revents)
+on_ended(struct task *t)
 {
-	(void)ev;
-	(void)w;
-	(void)revents;
+	(void)t;
 	ending.done(ending.d);
 }
 
 void
 core_shutdown(struct daemon *d, void (*done)(struct daemon *d))
 {
+	if (hold_end) {
+		stand_in_hold(d, "end", done);
+		return;
+	}
 	ending.d = d;
 	ending.done = done;
-	ev_timer_init(&ending.timer, on_ended, ending.delay, 0);
-	ev_timer_start(d->loop.ev, &ending.timer);
+	ending.task.fn = on_ended;
+	loop_defer(&d->loop, &ending.task);
 }
 
 void
@@ -109,9 +112,9 @@ main(int argc, char **argv)
 
 	(void)signal(SIGPIPE, SIG_IGN);
 	log_set_level(LOG_LEVEL_DEBUG);
-	if (argc > 2 && strcmp(argv[1], "--shutdown-ms") == 0) {
-		ending.delay = atof(argv[2]) / 1000;
-		i = 3;
+	if (argc > 1 && strcmp(argv[1], "--hold-end") == 0) {
+		hold_end = true;
+		i = 2;
 	}
 	if (!loop_init(&d.loop))
 		return 1;

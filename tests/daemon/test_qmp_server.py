@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The rules at the head of src/daemon/qmp-server.h, and how sessions begin
 and end.  The server is the real one, in the program tests/daemon/stand-in
-(environment variable STAND_IN), whose commands take as long, and answer as
-much, as a test asks for.
+(environment variable STAND_IN), whose commands end when a test says so, and
+answer as much as it asks for.
 """
 import array
 import fcntl
@@ -95,8 +95,35 @@ class Client:
             pass
         return True
 
+    def is_silent(self):
+        """Nothing of what the server has sent is unread."""
+        return not self.buffer and not select.select([self.sock], [], [], 0)[0]
+
+    def hold(self, command, tag, watcher, **args):
+        """Send a command and see it begin; it ends by watcher.release()."""
+        self.send(command, tag=tag, **args)
+        watcher.wait_held(tag)
+
+    def wait_held(self, tag):
+        until(lambda: tag in self.cmd("test-held"))
+
+    def wait_waiting(self, n):
+        """Until @n commands wait for their turn."""
+        until(lambda: self.cmd("test-waiting")["value"] == n)
+
+    def release(self, tag):
+        assert self.cmd("test-release", tag=tag) == {}
+
     def close(self):
         self.sock.close()
+
+
+def until(what):
+    """Look until it is so."""
+    end = time.monotonic() + 20 * PATIENCE
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.002)
 
 
 class Server:
@@ -173,8 +200,9 @@ def server(make_server):
 
 
 @pytest.fixture
-def slow_end_server(make_server):
-    return make_server("--shutdown-ms", "300")
+def held_end_server(make_server):
+    """It ends when "end" is released."""
+    return make_server("--hold-end")
 
 
 # How sessions begin
@@ -222,13 +250,16 @@ def test_capabilities_that_were_not_offered_are_refused(server):
 @pytest.mark.parametrize("id", [0, -1, 1.5, "a\u00e9", None, True, [1, [2]],
                                 {"a": {"b": []}}])
 def test_an_id_of_any_type_is_echoed(server, id):
-    c = server.client()
+    c, watcher = server.client(), server.client()
     for request in (b'{"execute": "test-log", "id": %s}',
                     b'{"execute": "no-such-command", "id": %s}',
-                    b'{"execute": "test-slow-query", '
-                    b'"arguments": {"ms": 1}, "id": %s}',
+                    b'{"execute": "test-held-query", '
+                    b'"arguments": {"tag": "q"}, "id": %s}',
                     b'{"execute": 1, "id": %s}'):
         c.sock.sendall(request % json.dumps(id).encode())
+        if b"held" in request:
+            watcher.wait_held("q")
+            watcher.release("q")
         m = c.reply()
         assert "id" in m and m["id"] == id
 
@@ -249,7 +280,10 @@ def test_errors_leave_the_session_usable(server):
     assert "JSON parse error" in c.reply()["error"]["desc"]
     c.sock.sendall(b"[1]")
     assert c.reply()["error"]["desc"] == "QMP input must be a JSON object"
-    assert c.cmd("test-slow-change", tag="x", ms=1, fail=True)["error"] == {
+    watcher = server.client()
+    c.hold("test-held-change", "x", watcher, fail=True)
+    watcher.release("x")
+    assert c.reply()["error"] == {
         "class": "GenericError", "desc": "asked to fail"}
     assert c.cmd("test-echo")["error"]["desc"] == "Parameter 'value' is missing"
     assert c.cmd("test-echo", value=3) == {"value": 3}
@@ -269,91 +303,103 @@ def test_rule_1_pipelined_requests_are_answered_in_order(server):
 
 
 def test_rule_1_fast_requests_wait_behind_a_slow_one(server):
-    c = server.client()
-    c.send("test-slow-query", id="slow", ms=200)
+    c, watcher = server.client(), server.client()
+    c.send("test-held-query", id="slow", tag="q")
     c.send("test-echo", id="fast", value=1)
-    c.send("test-slow-change", id="slow too", tag="a", ms=50)
+    c.send("test-held-change", id="slow too", tag="a")
     c.send("test-change", id="fast too", tag="b")
-    assert [c.reply()["id"] for _ in range(4)] == \
-        ["slow", "fast", "slow too", "fast too"]
+    watcher.wait_held("q")
+    assert c.is_silent()
+    watcher.release("q")
+    assert [c.reply()["id"] for _ in range(2)] == ["slow", "fast"]
+    watcher.wait_held("a")
+    assert c.is_silent()
+    watcher.release("a")
+    assert [c.reply()["id"] for _ in range(2)] == ["slow too", "fast too"]
     assert c.cmd("test-log") == ["a", "b"]
 
 
 @pytest.mark.rows("protocol.order-not-read")
 def test_rule_1_input_is_not_read_while_a_command_is_executed(server):
-    c = server.client()
-    c.send("test-slow-query", ms=1000)
-    time.sleep(0.1)
+    c, watcher = server.client(), server.client()
+    c.hold("test-held-query", "q", watcher)
     c.sock.setblocking(False)
     sent = 0
-    try:
-        while sent < 16 * MIB:
-            sent += c.sock.send(b" " * 65536)
-    except BlockingIOError:
-        pass
-    # What the kernel buffers, and no more.
+    # What the kernel buffers, and no more, however often the server looks.
+    for _ in range(200):
+        try:
+            while sent < 16 * MIB:
+                sent += c.sock.send(b" " * 65536)
+        except BlockingIOError:
+            pass
+        assert watcher.cmd("test-echo", value=1) == {"value": 1}
     assert sent < 4 * MIB
     c.sock.setblocking(True)
     c.sock.settimeout(20 * PATIENCE)
+    watcher.release("q")
     assert c.reply() == {"return": {}}
 
 
 def test_rule_1_sessions_do_not_wait_for_each_other(server):
     a, b = server.client(), server.client()
-    a.send("test-slow-query", ms=1000)
-    begin = time.monotonic()
+    a.hold("test-held-query", "q", b)
     assert b.cmd("test-echo", value=1) == {"value": 1}
-    assert time.monotonic() - begin < 0.5
+    assert a.is_silent()
+    b.release("q")
     assert a.reply() == {"return": {}}
 
 
 # Rule 2
 
 def test_rule_2_changes_of_other_sessions_wait_their_turn(server):
-    a, b, c = (server.client() for _ in range(3))
-    a.send("test-slow-change", tag="a", ms=300)
-    time.sleep(0.1)
+    a, b, c, watcher = (server.client() for _ in range(4))
+    a.hold("test-held-change", "a", watcher)
     b.send("test-change", tag="b")
-    time.sleep(0.05)
-    c.send("test-slow-change", tag="c", ms=50)
-    time.sleep(0.05)
-    watcher = server.client()
+    watcher.wait_waiting(1)
+    c.send("test-held-change", tag="c")
+    watcher.wait_waiting(2)
     assert watcher.cmd("test-log") == []
+    watcher.release("a")
+    watcher.wait_held("c")
+    assert watcher.cmd("test-log") == ["a", "b"]
+    watcher.release("c")
     assert [x.reply() for x in (a, b, c)] == [{"return": {}}] * 3
     assert watcher.cmd("test-log") == ["a", "b", "c"]
 
 
 def test_rule_2_queries_run_at_once(server):
-    a, b, c = (server.client() for _ in range(3))
-    a.send("test-slow-change", tag="a", ms=1000)
-    time.sleep(0.1)
+    a, b, c, watcher = (server.client() for _ in range(4))
+    a.hold("test-held-change", "a", watcher)
     b.send("test-change", tag="b")
-    time.sleep(0.1)
-    begin = time.monotonic()
+    watcher.wait_waiting(1)
     assert c.cmd("test-echo", value=1) == {"value": 1}
-    assert c.cmd("test-slow-query", ms=10) == {}
+    c.hold("test-held-query", "q", watcher)
+    watcher.release("q")
+    assert c.reply() == {"return": {}}
     assert c.cmd("no-such-command")["error"]["class"] == "CommandNotFound"
-    assert time.monotonic() - begin < 0.5
-    a.reply()
-    b.reply()
+    assert a.is_silent() and b.is_silent()
+    watcher.release("a")
+    assert a.reply() == b.reply() == {"return": {}}
 
 
 def test_rule_2_a_failed_change_lets_the_next_one_run(server):
-    a, b = server.client(), server.client()
-    a.send("test-slow-change", tag="a", ms=100, fail=True)
-    time.sleep(0.03)
+    a, b, watcher = (server.client() for _ in range(3))
+    a.hold("test-held-change", "a", watcher, fail=True)
     b.send("test-change", tag="b")
+    watcher.wait_waiting(1)
+    watcher.release("a")
     assert "error" in a.reply()
     assert b.reply() == {"return": {}}
 
 
 def test_rule_2_many_waiting_changes_are_all_done(server):
     clients = [server.client() for _ in range(50)]
-    clients[0].send("test-slow-change", tag="0", ms=200)
-    time.sleep(0.05)
+    watcher = server.client()
+    clients[0].hold("test-held-change", "0", watcher)
     for i, c in enumerate(clients[1:], 1):
         c.send("test-change", tag=str(i))
-        c.wait_read()
+        watcher.wait_waiting(i)
+    watcher.release("0")
     assert all(c.reply() == {"return": {}} for c in clients)
     assert clients[0].cmd("test-log") == [str(i) for i in range(50)]
 
@@ -361,11 +407,12 @@ def test_rule_2_many_waiting_changes_are_all_done(server):
 # Rule 3
 
 def test_rule_3_a_command_outlives_its_client(server):
-    a, b = server.client(), server.client()
-    a.send("test-slow-change", tag="a", ms=200)
-    time.sleep(0.05)
+    a, b, watcher = (server.client() for _ in range(3))
+    a.hold("test-held-change", "a", watcher)
     a.close()
     b.send("test-change", tag="b")
+    watcher.wait_waiting(1)
+    watcher.release("a")
     assert b.reply() == {"return": {}}
     assert b.cmd("test-log") == ["a", "b"]
 
@@ -374,16 +421,16 @@ def test_rule_3_a_command_outlives_its_client(server):
 def test_rule_3_a_session_may_end_while_its_command_runs(server):
     """The event is how the server learns that the client is gone."""
     a, b, c = (server.client() for _ in range(3))
-    a.send("test-slow-change", tag="a", ms=300)
-    time.sleep(0.05)
+    a.hold("test-held-change", "a", c)
     b.send("test-change", tag="b")
-    time.sleep(0.05)
+    c.wait_waiting(1)
     a.close()
     b.close()
     assert c.cmd("test-events", count=1) == {}
     assert c.cmd("test-events", count=1) == {}
     assert c.cmd("test-sessions") == {"value": 1}
     # a's command is finished; b's, which had not begun, is not done.
+    c.release("a")
     assert c.cmd("test-change", tag="c") == {}
     assert c.cmd("test-log") == ["a", "c"]
 
@@ -399,10 +446,12 @@ def test_rule_3_the_place_of_a_client_that_went_away_is_free_again(server):
 
 
 def test_a_client_that_sends_no_more_still_gets_its_answers(server):
-    c = server.client()
-    c.send("test-slow-query", id=1, ms=100)
+    c, watcher = server.client(), server.client()
+    c.send("test-held-query", id=1, tag="q")
     c.send("test-echo", id=2, value=5)
     c.sock.shutdown(socket.SHUT_WR)
+    watcher.wait_held("q")
+    watcher.release("q")
     assert c.reply() == {"return": {}, "id": 1}
     assert c.reply() == {"return": {"value": 5}, "id": 2}
     assert c.message() is None
@@ -434,31 +483,33 @@ def test_rule_4_flooding_clients_do_not_keep_others_waiting(server):
     for t in threads:
         t.start()
     c = server.client()
-    time.sleep(0.2)
-    worst = 0
-    for _ in range(50):
-        begin = time.monotonic()
-        assert c.cmd("test-echo", value=2) == {"value": 2}
-        worst = max(worst, time.monotonic() - begin)
-    stop_now.set()
-    for t in threads:
-        t.join()
-    assert min(counts) > 1000
-    assert worst < 0.5
+    took = []
+    try:
+        until(lambda: min(counts) > 1000)
+        for _ in range(51):
+            begin = time.monotonic()
+            assert c.cmd("test-echo", value=2) == {"value": 2}
+            took.append(time.monotonic() - begin)
+    finally:
+        stop_now.set()
+        for t in threads:
+            t.join()
+    # The middle one: the machine may stop us at any time.
+    assert sorted(took)[25] < 0.5
 
 
 def test_rule_4_one_wake_up_serves_sixteen_requests(server):
     """Two sessions with a pile of requests each: answers interleave."""
-    a, b = server.client(), server.client()
-    blocker = server.client()
-    blocker.send("test-slow-change", tag="-", ms=300)
-    time.sleep(0.05)
+    a, b, blocker, watcher = (server.client() for _ in range(4))
+    blocker.hold("test-held-change", "-", watcher)
     # Both begin at the same moment, when the blocker's change is done.
     for c, name in (a, "a"), (b, "b"):
         c.sock.sendall(b"".join(
             json.dumps({"execute": "test-change",
                         "arguments": {"tag": name}}).encode()
             for _ in range(200)))
+    watcher.wait_waiting(2)
+    watcher.release("-")
     for c in a, b:
         for _ in range(200):
             assert c.reply() == {"return": {}}
@@ -472,16 +523,16 @@ def test_rule_4_one_wake_up_serves_sixteen_requests(server):
 
 def test_rule_4_large_answers_use_up_a_turn(server):
     """Answers of 40 KiB: two of them are a turn, not sixteen."""
-    a, b = server.client(), server.client()
-    blocker = server.client()
-    blocker.send("test-slow-change", tag="-", ms=300)
-    time.sleep(0.05)
+    a, b, blocker, watcher = (server.client() for _ in range(4))
+    blocker.hold("test-held-change", "-", watcher)
     for c, name in (a, "a"), (b, "b"):
         c.sock.sendall(b"".join(
             json.dumps({"execute": "test-change",
                         "arguments": {"tag": name}}).encode() +
             b'{"execute": "test-big", "arguments": {"bytes": 40960}}'
             for _ in range(20)))
+    watcher.wait_waiting(2)
+    watcher.release("-")
     for c in a, b:
         for _ in range(40):
             assert "return" in c.reply()
@@ -509,10 +560,7 @@ def wait_for_client(server):
 
 
 def wait_sessions(watcher, n):
-    end = time.monotonic() + 10 * PATIENCE
-    while watcher.cmd("test-sessions")["value"] != n:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: watcher.cmd("test-sessions")["value"] == n)
 
 
 def test_rule_5_there_are_sixty_four_sessions_and_not_one_more(server):
@@ -636,15 +684,17 @@ def test_rule_5_an_oversized_request_is_an_error_and_no_more(server):
 
 
 def test_rule_5_large_requests_that_wait_are_limited(server):
-    running, first, second, third = (server.client() for _ in range(4))
-    running.send("test-slow-change", tag="run", ms=1500)
-    time.sleep(0.1)
+    running, first, second, third, watcher = (
+        server.client() for _ in range(5))
+    running.hold("test-held-change", "run", watcher)
     first.send("test-change", tag="a" * (5 * MIB))
-    time.sleep(0.3)
+    watcher.wait_waiting(1)
     second.send("test-change", tag="b" * (5 * MIB))
     assert "Too many large commands are waiting" in \
         second.reply()["error"]["desc"]
     third.send("test-change", tag="small")
+    watcher.wait_waiting(2)
+    watcher.release("run")
     assert [x.reply() for x in (running, first, third)] == [{"return": {}}] * 3
 
 
@@ -685,19 +735,24 @@ def test_rule_6_events_of_a_command_come_before_its_response(server):
 
 # How it ends
 
-def test_quit_is_answered_when_everything_is_down(slow_end_server):
-    c = slow_end_server.client()
-    begin = time.monotonic()
-    assert c.cmd("quit") == {}
-    assert time.monotonic() - begin > 0.25
+def test_quit_is_answered_when_everything_is_down(held_end_server):
+    c, watcher = held_end_server.client(), held_end_server.client()
+    c.send("quit")
+    watcher.wait_held("end")
+    assert c.is_silent()
+    watcher.release("end")
+    assert c.reply() == {"return": {}}
     assert c.message() is None
-    assert slow_end_server.wait_end() == 0
+    assert held_end_server.wait_end() == 0
 
 
-def test_every_quit_is_answered(slow_end_server):
-    a, b = slow_end_server.client(), slow_end_server.client()
+def test_every_quit_is_answered(held_end_server):
+    a, b, watcher = (held_end_server.client() for _ in range(3))
     a.send("quit", id="a")
     b.send("quit", id="b")
+    watcher.wait_held("end")
+    b.wait_read()
+    watcher.release("end")
     assert a.reply() == {"return": {}, "id": "a"}
     assert b.reply() == {"return": {}, "id": "b"}
     assert a.closed() and b.closed()
@@ -705,10 +760,9 @@ def test_every_quit_is_answered(slow_end_server):
 
 def test_quit_works_while_changes_are_in_progress(server):
     a, b, c = (server.client() for _ in range(3))
-    a.send("test-slow-change", tag="a", ms=60000)
-    time.sleep(0.1)
+    a.hold("test-held-change", "a", c)
     b.send("test-change", tag="b")
-    time.sleep(0.1)
+    c.wait_waiting(1)
     assert c.cmd("quit") == {}
     assert b.reply()["error"]["desc"] == SHUTTING_DOWN
     assert a.closed()
@@ -716,12 +770,13 @@ def test_quit_works_while_changes_are_in_progress(server):
 
 
 def test_while_it_shuts_down_queries_are_answered_and_changes_refused(
-        slow_end_server):
-    a, b = slow_end_server.client(), slow_end_server.client()
+        held_end_server):
+    a, b = held_end_server.client(), held_end_server.client()
     a.send("quit")
-    time.sleep(0.05)
+    b.wait_held("end")
     assert b.cmd("test-echo", value=1) == {"value": 1}
     assert b.cmd("test-change", tag="b")["error"]["desc"] == SHUTTING_DOWN
+    b.release("end")
     assert a.reply() == {"return": {}}
 
 
@@ -735,11 +790,9 @@ def test_sigterm_closes_sessions_and_removes_the_socket(server):
 def test_a_client_that_does_not_read_cannot_keep_it_from_ending(server):
     c = server.client()
     c.send("test-big", bytes=30 * MIB)
-    time.sleep(0.3)
-    begin = time.monotonic()
+    until(lambda: not c.is_silent())
     server.process.send_signal(signal.SIGTERM)
     assert server.wait_end() == 0
-    assert time.monotonic() - begin < 5
 
 
 def test_the_last_words_reach_a_client_that_pipelined_more(server):
