@@ -17,7 +17,7 @@
 #include "base/mem.h"
 #include "unit.h"
 
-#define PATIENCE_MS 10000
+#define PATIENCE_MS 60000
 
 static void
 nap(void)

@@ -11,7 +11,7 @@
 #include "unit.h"
 
 #define MAX_PLACES 32
-#define PATIENCE_S 10
+#define PATIENCE_S 60
 
 struct place {
 	char name[64];

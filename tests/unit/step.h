@@ -20,7 +20,7 @@ void step_end(void);
 void step_arm(const char *place);
 
 /* Wait until a thread is parked at @place (which was armed).  Fails the test
- * after ten seconds.
+ * after a minute.
  */
 void step_wait_parked(const char *place);
 
@@ -46,10 +46,10 @@ void actor_start(struct actor *a, void (*fn)(void *arg), void *arg);
  */
 bool actor_is_held_at(struct actor *a, const char *place, unsigned times);
 
-/* Has it returned, or does it do so within ten seconds? */
+/* Has it returned, or does it do so within a minute? */
 bool actor_returns(struct actor *a);
 
-/* Fails the test when it does not return within ten seconds. */
+/* Fails the test when it does not return within a minute. */
 void actor_join(struct actor *a);
 
 #endif

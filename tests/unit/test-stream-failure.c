@@ -17,6 +17,8 @@
 
 #define MB (UINT64_C(1) << 20)
 
+#define READ "stream.before-read" /* where a lane is parked */
+
 static int
 set_up(void **state)
 {
@@ -260,18 +262,19 @@ a_loss_between_two_pieces_is_a_loss(void **state)
 	NBDKIT(r, "memory", "1M");
 	rig_open_target(r);
 	step_reset();
-	step_arm("stream.before-read");
+	step_arm(READ);
 	rig_start(r);
-	step_wait_parked("stream.before-read");
+	step_wait_parked(READ);
 	captive_kill(&r->server);
-	step_release("stream.before-read");
+	step_release(READ);
 	rig_wait(r);
 	step_end();
 	assert_failed(r, STREAM_TARGET, ESHUTDOWN, "closed the connection");
 }
 
 /* A server that keeps what was not flushed in files of their own, which are
- * lost when it is killed: rule 2 as the target sees it.
+ * lost when it is killed: rule 2 as the target sees it.  While there is a file
+ * "hold", no flush is answered.
  */
 static void
 serve_with_volatile_cache(struct rig *r)
@@ -280,36 +283,79 @@ serve_with_volatile_cache(struct rig *r)
 
 	(void)close(fd);
 	NBDKIT(r, "eval", "get_size=echo 16M", "can_flush=exit 0",
-	       "thread_model=echo serialize_requests",
-	       "get_ready=rm -f @/cache.*", "pread=exit 1",
-	       "pwrite=cat > @/cache.$4",
-	       "flush=for f in @/cache.*; do test -e $f || continue; "
+	       "thread_model=echo parallel",
+	       "get_ready=rm -f @/new.* @/cache.*", "pread=exit 1",
+	       "pwrite=f=@/new.$4.$$; cat > $f; "
+	       "test $(stat -c %s $f) = $3 && mv $f @/cache.$4",
+	       "flush=while test -e @/hold; do sleep 0.1; done; "
+	       "kill -0 $PPID || exit 1; "
+	       "for f in @/cache.*; do test -e $f || continue; "
 	       "dd if=$f of=@/disk bs=256K seek=${f##*.} oflag=seek_bytes "
-	       "conv=notrunc 2>/dev/null; rm $f; done");
+	       "conv=notrunc 2>/dev/null; rm $f; done; touch @/flushed");
+}
+
+/* The lane is parked before a read: it goes on, and is parked @n reads later. */
+static void
+let_read(struct rig *r, unsigned n)
+{
+	while (n--) {
+		unsigned passed = step_passed(READ);
+		uint64_t begin = rig_now_ms();
+
+		step_arm(READ);
+		step_release(READ);
+		while (step_passed(READ) == passed) {
+			rig_run_ms(r, 1);
+			if (rig_now_ms() - begin > 60000)
+				fail_msg("the lane reads no more");
+		}
+	}
+}
+
+/* The same, but it reads on only when the server has been flushed. */
+static void
+let_flush(struct rig *r)
+{
+	(void)unlink(captive_path(&r->server, "flushed"));
+	stream_pause(r->stream);
+	step_release(READ);
+	captive_wait_for(&r->server, "flushed");
+	step_arm(READ);
+	stream_resume(r->stream);
+	step_wait_parked(READ);
 }
 
 static void
 what_was_not_flushed_is_sent_again(void **state)
 {
 	struct rig *r = *state;
-	uint64_t offset, len;
+	uint64_t offset, len, before;
 
 	rig_source_filled(r, 16 * MB);
-	r->to.server.reconnect_delay_s = 10;
-	r->o.speed = 6 * MB;
+	r->to.server.reconnect_delay_s = 60;
 	serve_with_volatile_cache(r);
 	rig_open_target(r);
+	step_reset();
+	step_arm(READ);
 	rig_start(r);
-	for (int i = 1; i <= 2; i++) {
-		/* beyond a flush, and with some that is not flushed */
-		rig_run_until_offset(r, (uint64_t)i * 6 * MB + 3 * MB / 2);
+	step_wait_parked(READ);
+	for (int i = 0; i < 2; i++) {
+		let_read(r, 4);
+		let_flush(r);
+		captive_touch(&r->server, "hold");
+		before = stream_result(r->stream)->bytes_sent;
+		/* no more than 16 of them wait for their answers */
+		let_read(r, 20);
+		assert_true(stream_result(r->stream)->bytes_sent > before);
+		captive_kill(&r->server);
+		(void)unlink(captive_path(&r->server, "hold"));
 		captive_restart(&r->server);
 	}
-	stream_set_speed(r->stream, 0);
+	step_end();
 	rig_wait(r);
 	rig_assert_ok(r);
 	rig_assert_equal(r, "disk");
-	assert_true(stream_result(r->stream)->reconnects >= 2);
+	assert_int_equal(stream_result(r->stream)->reconnects, 2);
 	assert_true(stream_result(r->stream)->bytes_sent > 16 * MB);
 	stream_progress(r->stream, &offset, &len);
 	assert_int_equal(offset, 16 * MB);
@@ -594,16 +640,16 @@ cancel_while_reading(void **state)
 	NBDKIT(r, "memory", "4M");
 	rig_open_target(r);
 	step_reset();
-	step_arm("stream.before-read");
+	step_arm(READ);
 	rig_start(r);
-	step_wait_parked("stream.before-read");
+	step_wait_parked(READ);
 	stream_cancel(r->stream);
 	rig_run_ms(r, 50);
 	assert_int_equal(r->done, 0);
-	step_release("stream.before-read");
+	step_release(READ);
 	rig_wait(r);
 	assert_true(stream_result(r->stream)->cancelled);
-	assert_true(step_passed("stream.before-read") <= 1);
+	assert_true(step_passed(READ) <= 1);
 	step_end();
 }
 
