@@ -218,6 +218,11 @@ link_node_close(struct link_call *call, struct link_node_close_args *arg)
 	struct err e = ERR_INIT;
 	struct node *n = NULL;
 
+	if (!table_node(server_table(call->server), arg->node)) {
+		/* asked again: an answer was lost, or it takes its time */
+		server_after_images(call, node_closed);
+		return;
+	}
 	if (!handle_find_node(call, arg->node, &n, &e)) {
 		link_call_fail(call, &e);
 		return;

@@ -16,6 +16,7 @@
 #include "daemon/lost.h"
 #include "daemon/objects.h"
 #include "daemon/pending.h"
+#include "daemon/plane-node.h"
 #include "daemon/plane.h"
 #include "daemon/qmp-server.h"
 #include "daemon/registry.h"
@@ -423,7 +424,7 @@ del_check(struct graph *g, const char *name, struct node **out, struct err *e)
 			       "Failed to find node with node-name='%s'", name);
 	if (n->exports)
 		return err_set(e, ERR_GENERIC, 0, "Node %s is in use", name);
-	if (!node_check_idle(n, e) || !node_check_closed(n, e))
+	if (!node_check_idle(n, e))
 		return false;
 	if (!n->monitor_owned)
 		return err_set(e, ERR_GENERIC, 0,
@@ -439,6 +440,7 @@ struct deleting {
 	struct qmp_call *call;
 	struct node *node; /* hidden, while it is let go */
 	struct store *store;
+	struct plane_request r;
 	struct task settled;
 	struct work work;
 };
@@ -518,6 +520,35 @@ del_settled(struct task *t)
 	work_submit(del->d->work, &del->d->loop, &del->work);
 }
 
+static void
+del_begin(struct deleting *del)
+{
+	struct daemon *d = del->d;
+
+	if (del->node->keeps_bitmaps) {
+		plane_when_settled(d->plane, &del->settled);
+		return;
+	}
+	graph_hide_node(d->graph, del->node);
+	del_drop(del);
+}
+
+static void
+del_closed(struct plane_request *r, const struct json *ret,
+	   struct link_msg *msg, const struct err *e)
+{
+	struct deleting *del = container_of(r, struct deleting, r);
+
+	(void)ret;
+	(void)msg;
+	if (e) {
+		del_fail(del, e);
+		return;
+	}
+	del->node->in_plane = false;
+	del_begin(del);
+}
+
 void
 qmp_blockdev_del(struct qmp_call *call, struct qmp_blockdev_del_args *arg)
 {
@@ -537,13 +568,13 @@ qmp_blockdev_del(struct qmp_call *call, struct qmp_blockdev_del_args *arg)
 	del->d = d;
 	del->call = call;
 	del->settled.fn = del_settled;
+	del->r.done = del_closed;
 	pending_begin(d);
-	if (n->keeps_bitmaps) {
-		plane_when_settled(d->plane, &del->settled);
-		return;
-	}
-	graph_hide_node(d->graph, n);
-	del_drop(del);
+	/* it could not be closed after its last export: once more */
+	if (n->in_plane)
+		plane_close_node(d->plane, n->name, &del->r);
+	else
+		del_begin(del);
 }
 
 /* --- blockdev-set-active -------------------------------------------------------------------- */
