@@ -105,7 +105,9 @@ class Disturbed:
 
     def __init__(self, b, make_target, window):
         self.b, self.make_target, self.window = b, make_target, window
-        self.image = bench.MixedImage(b)
+        # a backup that ends within the window would flatter its share
+        self.image = bench.MixedImage(
+            b, size=4 * bench.GIB if window else None)
         self.got = {}
         self.sides = {name: functools.partial(disturbed, b, make, lambda: 0)
                       for name, make in b.sides()}
