@@ -153,20 +153,20 @@ class Comparison:
 
 def ask_qemu(program):
     """The storage daemon's schema, over its standard input and output."""
-    with tempfile.TemporaryDirectory() as folder:
-        r = subprocess.run(
+    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(
             [program, "--chardev", "stdio,id=c,signal=off",
-             "--monitor", "chardev=c"],
-            input='{"execute": "qmp_capabilities"}\n'
-                  '{"execute": "query-qmp-schema"}\n'
-                  '{"execute": "quit"}\n',
-            cwd=folder, capture_output=True, text=True, timeout=60,
-            check=False)
-    for line in r.stdout.splitlines():
-        reply = json.loads(line)
-        if isinstance(reply.get("return"), list):
-            return reply["return"]
-    raise RuntimeError(f"no schema from {program}: {r.stdout} {r.stderr}")
+             "--monitor", "chardev=c"], cwd=folder, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write('{"execute": "qmp_capabilities"}\n'
+                            '{"execute": "query-qmp-schema"}\n')
+        process.stdin.flush()
+        # not told to quit before all is read: it would not wait for us
+        for line in process.stdout:
+            reply = json.loads(line)
+            if isinstance(reply.get("return"), list):
+                process.terminate()
+                return reply["return"]
+    raise RuntimeError(f"no schema from {program}")
 
 
 def main():
