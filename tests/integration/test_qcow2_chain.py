@@ -8,7 +8,7 @@ import pytest
 
 from stillpoint_test import guest, qcow2
 
-M = 1 << 20
+K, M = 1 << 10, 1 << 20
 pytestmark = pytest.mark.needs("stillpoint")
 
 
@@ -350,4 +350,24 @@ def test_zeroes_hide_a_backing_file_that_comes_later(q, path, server, options):
              "read -P 17 2176k 64k", "read -P 0 2564k 4k",
              "read -P 17 2688k 64k", "read -P 0 3071k 2k",
              "read -P 17 3200k 64k")
+    qcow2.check(top)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"extended_l2": "on", "cluster_size": "128k"}, {"compat": "0.10"}],
+    ids=["plain", "extended", "version-2"])
+@pytest.mark.parametrize("end", [100 * K, 99 * K + 512])
+def test_zeroes_behind_the_end_of_a_backing_file_leave_what_is_before(
+        q, path, server, options, end):
+    """Its end is inside of a cluster (and of a subcluster)."""
+    guest.make_image(path("base.raw"), end, [(0, end)])
+    top = qcow2.create(path("top"), M, backing="base.raw", fmt="raw",
+                       **options)
+    serve(q, top)
+    before = guest.nbd_digest(server.uri("disk0"))
+    qcow2.run("qemu-io", "-f", "raw", "-c", "write -z 102k 4k", "-c",
+              "write -z 100k 512", server.uri("disk0"))
+    assert guest.nbd_digest(server.uri("disk0")) == before
+    q.cmd("block-export-del", id="exp", mode="hard")
+    q.cmd("blockdev-del", node_name="disk0")
     qcow2.check(top)

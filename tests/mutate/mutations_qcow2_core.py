@@ -42,6 +42,11 @@ MUTATIONS = [
     ('zeroes are said in a part of a cluster', FOLDER + 'zero.c',
      [('\t\t\tr = set_zero_units(q, off, p.len, x);', '\t\t\tr = 0;')],
      CHAIN, 'test_zeroes_hide_a_backing_file_that_comes_later[plain]'),
+    ('a mark of zeroes hides no data before it', FOLDER + 'zero.c',
+     [('\t\tq, round_down(off, UINT64_C(1) << q->g.subcluster_bits));',
+       '\t\tq, off);')],
+     CHAIN, 'test_zeroes_behind_the_end_of_a_backing_file_leave_what_is_before'
+     '[102400-plain]'),
     ('qcow2-priv.h rule 5, while somebody holds', FOLDER + 'held.c',
      [('n = h->holds ? 0 : (uint32_t)', 'n = (uint32_t)')],
      STEPS, 'space_that_is_given_up_is_held'),

@@ -20,8 +20,8 @@
 
 static const struct qcow2_entry nothing;
 
-/* Would a cluster at @off without entry read as zeroes?  Also when the image is
- * opened with the backing file that it names.
+/* Would everything from @off on read as zeroes without an entry?  Also when the
+ * image is opened with the backing file that it names.
  */
 static bool
 nothing_below(const struct qcow2 *q, uint64_t off)
@@ -118,8 +118,19 @@ write_zeroes(struct qcow2 *q, uint64_t off, uint64_t len, unsigned flags)
 	return zeroes ? qcow2_write_span(q, zeroes, len, off) : ENOMEM;
 }
 
-/* The entry @x of a cluster, with zeroes in all units (subclusters, or itself)
- * that [off, off + len) touches.
+/* Nothing shows from the start of the unit (subcluster, or cluster) at @off on,
+ * so that a mark for all of it hides nothing: a backing file may well end inside
+ * of a unit.
+ */
+static bool
+unit_shows_nothing(const struct qcow2 *q, uint64_t off)
+{
+	return nothing_below(
+		q, round_down(off, UINT64_C(1) << q->g.subcluster_bits));
+}
+
+/* The entry @x of a cluster, with zeroes in all units that [off, off + len)
+ * touches.
  */
 static int
 set_zero_units(struct qcow2 *q, uint64_t off, uint64_t len,
@@ -163,7 +174,7 @@ zero_bytes(struct qcow2 *q, const struct job *j)
 		if (p.kind == QCOW2_KIND_ZERO)
 			r = 0;
 		else if (p.kind == QCOW2_KIND_NONE && q->v3 &&
-			 nothing_below(q, off))
+			 unit_shows_nothing(q, off))
 			r = set_zero_units(q, off, p.len, x);
 		else if (p.kind == QCOW2_KIND_DATA && own &&
 			 (q->external || x.e & QCOW2_COPIED) &&
