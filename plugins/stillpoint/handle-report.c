@@ -229,4 +229,3 @@ link_node_files(struct link_call *call, const struct link_node_files_args *arg,
 	*ret = steal(&f);
 	return true;
 }
-bool alone; /* see struct node */
