@@ -371,3 +371,23 @@ def test_zeroes_behind_the_end_of_a_backing_file_leave_what_is_before(
     q.cmd("block-export-del", id="exp", mode="hard")
     q.cmd("blockdev-del", node_name="disk0")
     qcow2.check(top)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"extended_l2": "on", "cluster_size": "128k"}],
+    ids=["plain", "extended"])
+@pytest.mark.parametrize("verb", ["write -z", "write -z -u", "discard"])
+def test_raw_data_file_is_readable_alone(q, path, server, verb, options):
+    """Zeroes are in it, those of a part of a cluster too."""
+    img = qcow2.create(path("meta"), 4 * M, data_file=path("data"),
+                       data_file_raw="on", **options)
+    serve(q, img, discard="unmap")
+    qcow2.run("qemu-io", "-f", "raw", "-d", "unmap", *(x for c in (
+        "write -P 7 0 4M", verb + " 68k 8k", verb + " 516k 1k",
+        verb + " 1M 256k", verb + " 1500k 300k") for x in ("-c", c)),
+              server.uri("disk0"))
+    q.cmd("block-export-del", id="exp", mode="hard")
+    q.cmd("blockdev-del", node_name="disk0")
+    qcow2.check(img)
+    qcow2.compare(img, path("data"), fmt_b="raw")
+    qcow2.io(img, "read -P 0 1M 256k", "read -P 7 2M 2M")

@@ -203,6 +203,11 @@ class Sequence:
         with open(name, "rb") as f:
             return f.read()
 
+    def is_readable_alone(self, data):
+        """What data_file_raw promises; the file may be longer or shorter."""
+        alone = self.dump(os.path.join(self.folder, "i.data"))
+        assert alone[:len(data)].ljust(len(data), b"\0") == data
+
     def verify(self):
         ours, theirs = (os.path.join(self.folder, n) for n in ("us", "they"))
         assert_clean(self.path)
@@ -211,6 +216,8 @@ class Sequence:
         run(BLOCK_IO, "-r", "qcow2:" + self.path, "dump " + ours)
         data = self.dump(theirs)
         assert self.dump(ours) == data
+        if self.v["data_file"] == "raw":
+            self.is_readable_alone(data)
         self.model.learn(data)
 
     def run(self):

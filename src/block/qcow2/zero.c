@@ -263,44 +263,75 @@ whole_batch(struct qcow2 *q, const struct job *j, uint64_t *done)
 					    .flags = j->flags });
 }
 
-/* With an external data file that must be readable alone, the zeroes have to
- * be in it; a discard goes there in any case.
+/* Must the data file be readable alone? */
+static bool
+is_raw(const struct qcow2 *q)
+{
+	return q->external && q->h.autoclear & QCOW2_AUTO_RAW_DATA;
+}
+
+/* How much of @j an external data file has. */
+static uint64_t
+in_data_file(const struct qcow2 *q, const struct job *j)
+{
+	return j->off < q->data->size ? min_u64(j->len, q->data->size - j->off)
+				      : 0;
+}
+
+/* Such a file has the zeroes before an entry says so, and where guests discard
+ * as well.  ENOTSUP: it cannot do that, as fast as asked for.
  */
 static int
-tell_data_file(struct qcow2 *q, const struct job *j)
+zero_raw_data(struct qcow2 *q, const struct job *j)
 {
-	uint64_t len;
+	uint64_t len = is_raw(q) ? in_data_file(q, j) : 0;
+	unsigned flags = j->flags;
 
-	if (!q->external || j->off >= q->data->size)
-		return 0;
-	len = min_u64(j->len, q->data->size - j->off);
-	if (j->discard || !(q->h.autoclear & QCOW2_AUTO_RAW_DATA))
-		return j->discard || j->flags & BLOCK_ZERO_MAY_UNMAP
-			       ? block_discard(q->data, j->off, len)
-			       : 0;
-	return block_zero(q->data, j->off, len, j->flags);
+	if (j->discard)
+		flags = BLOCK_ZERO_FAST | BLOCK_ZERO_MAY_UNMAP;
+	return len ? block_zero(q->data, j->off, len, flags) : 0;
+}
+
+/* Another external data file need not keep what no entry shows any more. */
+static int
+discard_data(struct qcow2 *q, const struct job *j)
+{
+	bool may = j->discard || j->flags & BLOCK_ZERO_MAY_UNMAP;
+	uint64_t len =
+		q->external && !is_raw(q) && may ? in_data_file(q, j) : 0;
+
+	return len ? block_discard(q->data, j->off, len) : 0;
 }
 
 /* The body of a step: whole clusters, the disk's last one perhaps short. */
 static int
 whole(struct qcow2 *q, struct job j)
 {
-	int r;
+	int r = 0;
 
-	while (j.len) {
+	while (j.len && !r) {
 		uint64_t done = 0;
 		struct job part = j;
 
 		r = whole_batch(q, &j, &done);
 		part.len = done;
 		if (!r)
-			r = tell_data_file(q, &part);
-		if (r)
-			return r;
+			r = discard_data(q, &part);
 		j.off += done;
 		j.len -= done;
 	}
-	return 0;
+	return r;
+}
+
+/* Whole clusters, and nothing at all where that is not possible. */
+static int
+discard_step(struct qcow2 *q, const struct job *body)
+{
+	int r = zero_raw_data(q, body);
+
+	if (r)
+		return r == ENOTSUP ? 0 : r;
+	return whole(q, *body);
 }
 
 static int
@@ -310,20 +341,25 @@ step(struct qcow2 *q, const struct job *j)
 	uint64_t a = round_up(j->off, unit);
 	uint64_t z = end == q->block.size ? end : round_down(end, unit);
 	struct job head = *j, body = *j, tail = *j;
-	int r = 0;
+	int r;
 
-	if (a > z)
-		return j->discard ? 0 : zero_part(q, j);
 	head.len = a - j->off;
 	body.off = a;
 	body.len = z - a;
 	tail.off = z;
 	tail.len = end - z;
-	if (!j->discard && head.len)
+	if (j->discard)
+		return a < z ? discard_step(q, &body) : 0;
+	r = zero_raw_data(q, j);
+	if (r)
+		return r;
+	if (a > z)
+		return zero_part(q, j);
+	if (head.len)
 		r = zero_part(q, &head);
 	if (!r && body.len)
 		r = whole(q, body);
-	if (!r && !j->discard && tail.len)
+	if (!r && tail.len)
 		r = zero_part(q, &tail);
 	return r;
 }
