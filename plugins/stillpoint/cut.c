@@ -70,16 +70,14 @@ apply(struct cut_part *p)
 	p->views = NULL;
 }
 
-/* Wait for the writes that are in flight while all gates are open, so that one
- * that hangs holds up nobody else.  On failure *stuck is its node.
+/* Wait until no gate has a write on the side of before.  On failure *stuck is
+ * the node of one that does not end.
  */
 static bool
-let_old_writes_end(struct cut *c, uint64_t end, struct node **stuck)
+wait_turned(struct cut *c, uint64_t end, struct node **stuck)
 {
 	static const struct timespec moment = { .tv_nsec = 100000 };
 
-	for (struct cut_part *p = c->parts; p; p = p->next)
-		gate_turn(&p->node->gate);
 	for (struct cut_part *p = c->parts; p; p = p->next) {
 		*stuck = p->node;
 		while (!gate_has_turned(&p->node->gate)) {
@@ -89,6 +87,22 @@ let_old_writes_end(struct cut *c, uint64_t end, struct node **stuck)
 			(void)nanosleep(&moment, NULL);
 		}
 	}
+	return true;
+}
+
+/* Wait for the writes that are in flight while all gates are open, so that one
+ * that hangs holds up nobody else.  A cut that failed may have left some on the
+ * side of before: they have to end as well.
+ */
+static bool
+let_old_writes_end(struct cut *c, uint64_t end, struct node **stuck)
+{
+	if (!wait_turned(c, end, stuck))
+		return false;
+	for (struct cut_part *p = c->parts; p; p = p->next)
+		gate_turn(&p->node->gate);
+	if (!wait_turned(c, end, stuck))
+		return false;
 	PARK("cut.turned");
 	return true;
 }

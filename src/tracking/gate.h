@@ -53,7 +53,9 @@ gate_shard(unsigned ticket)
 	return ticket / 2;
 }
 
-/* The gate may be open or closed. */
+/* The gate may be open or closed.  It has turned: else the writes of before
+ * would be counted with those that come.
+ */
 void gate_turn(struct gate *g);
 /* Has every write left that entered before the last gate_turn? */
 bool gate_has_turned(struct gate *g);

@@ -118,6 +118,10 @@ MUTATIONS = [
        '\t\treturn stuck_set(e, stuck, ms);\n',
        '\t(void)let_old_writes_end;\n')],
      'cut', 'rule_1_a_write_that_hangs_holds_up_no_other'),
+    ('cut.h rule 1, when it is tried again', CUT,
+     [('\tif (!wait_turned(c, end, stuck))\n\t\treturn false;\n'
+       '\tfor', '\tfor')],
+     'cut', 'rule_1_neither_when_the_cut_is_tried_again'),
     ('gate.h rule 2, the closer is woken', GATE,
      [('if (unlikely(atomic_load(&g->closed))) {', 'if (false) {')],
      'gate', 'rule_2_the_last_write_to_leave_wakes_the_closer'),

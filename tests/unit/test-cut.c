@@ -229,10 +229,11 @@ all_gates_are_closed_before_any_write_is_waited_for(void **s)
 }
 
 /* The write belongs to the time before the cut, and so do those that other
- * threads begin and end meanwhile, on its disk and on another.
+ * threads begin and end meanwhile, on its disk and on another.  @tries cuts
+ * have failed for it already.
  */
 static void
-rule_1_a_write_that_hangs_holds_up_no_other(void **s)
+hang_holds_up_no_other(unsigned tries)
 {
 	struct node *n[2] = { node_make(), node_make() };
 	struct epoch *old[2] = { epoch_ref(n[0]->epoch),
@@ -241,16 +242,24 @@ rule_1_a_write_that_hangs_holds_up_no_other(void **s)
 	struct cutter k = { .cut = &c, .ms = 60000 };
 	struct guest hangs = { .n = n[0] };
 	struct actor a, closer, b[2];
+	unsigned looks;
 
-	(void)s;
 	step_reset();
 	for (int i = 0; i < 2; i++)
 		(void)part_make(&c, n[i], epoch_make(SIZE, 4096));
 	step_arm("node.tracked");
 	actor_start(&a, guest_writes, &hangs);
 	step_wait_parked("node.tracked");
+	for (unsigned i = 0; i < tries; i++) {
+		struct cutter fails = { .cut = &c, .ms = 30 };
+
+		cutter_cuts(&fails);
+		assert_false(fails.ok);
+		err_clear(&fails.e);
+	}
+	looks = step_passed("cut.old-writes");
 	actor_start(&closer, cutter_cuts, &k);
-	assert_true(actor_is_held_at(&closer, "cut.old-writes", 3));
+	assert_true(actor_is_held_at(&closer, "cut.old-writes", looks + 3));
 	for (int i = 0; i < 2; i++) {
 		struct guest g = { .n = n[i], .off = 8192 };
 
@@ -269,6 +278,21 @@ rule_1_a_write_that_hangs_holds_up_no_other(void **s)
 		node_free(n[i]);
 	}
 	step_end();
+}
+
+static void
+rule_1_a_write_that_hangs_holds_up_no_other(void **s)
+{
+	(void)s;
+	hang_holds_up_no_other(0);
+}
+
+static void
+rule_1_neither_when_the_cut_is_tried_again(void **s)
+{
+	(void)s;
+	for (unsigned tries = 1; tries <= 2; tries++)
+		hang_holds_up_no_other(tries);
 }
 
 /* Nodes 0 and 1 are as they were, and can be written to. */
@@ -460,6 +484,7 @@ main(void)
 		cmocka_unit_test(
 			all_gates_are_closed_before_any_write_is_waited_for),
 		cmocka_unit_test(rule_1_a_write_that_hangs_holds_up_no_other),
+		cmocka_unit_test(rule_1_neither_when_the_cut_is_tried_again),
 		cmocka_unit_test(
 			a_write_that_does_not_end_stops_the_cut_and_nothing_is_changed),
 		cmocka_unit_test(a_cut_that_stops_ends_recording),
