@@ -96,15 +96,6 @@ change_size(struct table *t, struct node *n, uint64_t size, struct epoch *epoch,
 /* --- options ----------------------------------------------------------------------- */
 
 static bool
-find_node(struct table *t, const char *name, struct node **out, struct err *e)
-{
-	*out = table_node(t, name);
-	return (*out && !(*out)->closing) ||
-	       err_set(e, ERR_GENERIC, 0, "the data plane has no node '%s'",
-		       name);
-}
-
-static bool
 has_tables(const struct block *b)
 {
 	bool found = strcmp(b->ops->name, "qcow2") == 0;
@@ -121,7 +112,7 @@ change_wants_image(struct table *t, const struct link_node_image_list *l,
 	const struct link_node_image *i = l->v[at];
 	struct node *n;
 
-	if (!find_node(t, i->node, &n, e))
+	if (!table_find_node(t, i->node, &n, e))
 		return false;
 	*wants = !link_image_is(i->image, n->image);
 	if (*wants && (has_tables(n->image) || link_image_has_tables(i->image)))
@@ -159,7 +150,7 @@ check_all(struct table *t, const struct link_node_image_list *l,
 	for (size_t i = 0; i < l->n; i++) {
 		struct node *n;
 
-		if (!find_node(t, l->v[i]->node, &n, e))
+		if (!table_find_node(t, l->v[i]->node, &n, e))
 			return false;
 		if (images[i] ? !check_image(n, images[i], e)
 			      : !link_image_fits(l->v[i]->image, msg, n->image,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Nodes that stay open become different: other sizes and limits (other
- * options and images: reopen.c).
+ * options and images: handle-reopen.c).
  */
 #include "handlers.h"
 

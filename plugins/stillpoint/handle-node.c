@@ -16,11 +16,13 @@ bool
 handle_find_node(struct link_call *call, const char *name, struct node **n,
 		 struct err *e)
 {
-	*n = table_node(server_table(call->server), name);
-	if (!*n || (*n)->closing)
-		return err_set(e, ERR_GENERIC, 0,
-			       "the data plane has no node '%s'", name);
-	return true;
+	return table_find_node(server_table(call->server), name, n, e);
+}
+
+void
+handle_wake(void *server)
+{
+	server_wake(server);
 }
 
 /* --- opening ------------------------------------------------------------------- */
@@ -75,27 +77,6 @@ make_node(struct link_call *call, struct node_open *op, struct node **out,
 	return true;
 }
 
-/* A format writes tables; all else may be open any number of times. */
-static bool
-is_written_by_format(const struct link_image *i)
-{
-	switch (i->driver) {
-	case LINK_DRIVER_QCOW2: return !i->read_only;
-	case LINK_DRIVER_RAW: return is_written_by_format(i->u.raw->file);
-	case LINK_DRIVER_THROTTLE:
-		return is_written_by_format(i->u.throttle->file);
-	case LINK_DRIVER_BLKDEBUG:
-		return is_written_by_format(i->u.blkdebug->image);
-	default: return false;
-	}
-}
-
-static void
-wake(void *opaque)
-{
-	server_wake(opaque);
-}
-
 /* What was opened becomes a node of the table. */
 static bool
 add_node(struct link_call *call, struct node_open *op,
@@ -120,7 +101,7 @@ add_node(struct link_call *call, struct node_open *op,
 		return false;
 	n->alone = op->alone;
 	table_add_node(t, n);
-	notices_watch_all(n, wake, call->server);
+	notices_watch_all(n, handle_wake, call->server);
 	ret->size = n->image->size;
 	return true;
 }
@@ -153,7 +134,7 @@ link_node_open(struct link_call *call, struct link_node_open_args *arg)
 
 	if (op) {
 		op->arg = arg;
-		op->alone = is_written_by_format(arg->image);
+		op->alone = link_image_has_tables(arg->image);
 		call->state = op;
 		call->finish = node_opened;
 		if (server_run(call, open_image)) {
@@ -319,7 +300,7 @@ link_node_threshold(struct link_call *call,
 
 	if (!handle_find_node(call, arg->node, &n, e))
 		return false;
-	return notices_watch(n, arg->layer, arg->threshold, wake,
+	return notices_watch(n, arg->layer, arg->threshold, handle_wake,
 			     call->server) ||
 	       err_set(e, ERR_GENERIC, 0, "node '%s' has no layer '%s'",
 		       arg->node, arg->layer);

@@ -5,7 +5,7 @@
  *
  *   handle-node.c    nodes are opened, flushed, watched and closed
  *   handle-change.c  nodes that stay open become different
- *   reopen.c         and get other options or images
+ *   handle-reopen.c  and get other options or images
  *   handle-export.c  exports come and go
  *   handle-view.c    views are made, for a node or a cut, and closed
  *   handle-cut.c     cuts
@@ -24,6 +24,9 @@
 /* A node that is not being closed; borrowed. */
 bool handle_find_node(struct link_call *call, const char *name, struct node **n,
 		      struct err *e) MUST_CHECK;
+
+/* For notices_watch: @server is to look for what must be told.  Any thread. */
+void handle_wake(void *server);
 
 /* Open the epoch that came with a message as descriptor @index. */
 bool handle_take_epoch(struct link_msg *m, uint32_t index, struct epoch **out,

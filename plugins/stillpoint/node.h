@@ -56,7 +56,7 @@ struct node {
 	char *name; /* owned */
 	struct block *image; /* owned */
 	bool throttled; /* requests wait for their turn outside of the gate */
-	bool alone; /* it writes tables: nobody else has it open meanwhile */
+	bool alone; /* it has tables: nobody else has it open meanwhile */
 	struct gate gate;
 	/* Changed only while the gate is closed (rule 4). */
 	struct epoch *epoch; /* reference owned, or NULL: nothing to record */

@@ -24,6 +24,16 @@ table_node(struct table *t, const char *name)
 	return n;
 }
 
+bool
+table_find_node(struct table *t, const char *name, struct node **out,
+		struct err *e)
+{
+	*out = table_node(t, name);
+	return (*out && !(*out)->closing) ||
+	       err_set(e, ERR_GENERIC, 0, "the data plane has no node '%s'",
+		       name);
+}
+
 void
 table_add_node(struct table *t, struct node *n)
 {

@@ -46,6 +46,9 @@ void table_complete(struct table *t);
 /* --- link thread ------------------------------------------------------------ */
 
 struct node *table_node(struct table *t, const char *name);
+/* One that is not being closed; borrowed. */
+bool table_find_node(struct table *t, const char *name, struct node **out,
+		     struct err *e) MUST_CHECK;
 void table_add_node(struct table *t, struct node *n);
 void table_remove_node(struct table *t, struct node *n);
 

@@ -5,6 +5,8 @@
  * the answer, both on a thread of the call's own; change.h has the rules of
  * what happens in between, on the link's thread.
  */
+#include "handlers.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
@@ -13,8 +15,6 @@
 #include "cut.h"
 #include "link/image.h"
 #include "notices.h"
-#include "schema/link-commands.h"
-#include "server.h"
 
 struct reopen {
 	struct link_nodes_reopen_args *arg; /* owned */
@@ -52,12 +52,6 @@ close_images(struct link_call *call)
 	}
 }
 
-static void
-wake(void *opaque)
-{
-	server_wake(opaque);
-}
-
 static bool
 reopen(struct link_call *call, struct reopen *r, struct err *e)
 {
@@ -75,8 +69,8 @@ reopen(struct link_call *call, struct reopen *r, struct err *e)
 		return false;
 	for (size_t i = 0; i < l->n; i++)
 		if (r->images[i])
-			notices_watch_all(table_node(t, l->v[i]->node), wake,
-					  call->server);
+			notices_watch_all(table_node(t, l->v[i]->node),
+					  handle_wake, call->server);
 	return true;
 }
 
